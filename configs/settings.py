@@ -1,0 +1,89 @@
+"""Settings: where things are. From the environment (`PERENNIAL_…`), never from a recipe.
+
+Everything defaults to one folder, so that removing it is a reset and two homes never meet.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "FEAST_USAGE": "False",
+    "GX_ANALYTICS_ENABLED": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+ACCOUNT = {
+    # The live account stands in the Prefect run's log too; outside of a run there is none to put it in.
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "perennial",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+class Settings(BaseSettings):
+    """Where the state lives. Each URI defaults to a place under `home`."""
+
+    model_config = SettingsConfigDict(env_prefix="PERENNIAL_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(".perennial"), description="the folder of all state")
+    lake_uri: str | None = Field(default=None, description="where Delta tables live; a path or an object store URI")
+    tracking_uri: str | None = Field(default=None, description="MLflow's database or server")
+    artifacts_uri: str | None = Field(default=None, description="MLflow's artifacts")
+    feast_registry: str | None = Field(default=None, description="Feast's SQL registry, a SQLAlchemy URL")
+    online_store: str | None = Field(default=None, description="Feast's online store: a JSON object; default SQLite")
+    expectations: Path | None = Field(default=None, description="the folder of suites; default: the repository's")
+    memory_limit: str = Field(default="4GB", description="DuckDB's memory; beyond it queries spill to disk")
+    threads: int = Field(default=0, description="threads of a query; 0 is one for each core")
+    feature_repo: Path = Field(
+        default=Path(__file__).parents[1] / "feature_repo",
+        description="the folder of feature definitions and their SQL",
+    )
+    server_host: str = Field(default="127.0.0.1", description="where `make up` binds the Prefect server")
+    server_port: int = Field(default=4200, description="the Prefect server's port")
+    mlflow_port: int = Field(default=5000, description="the MLflow UI's port")
+
+    @property
+    def root(self) -> Path:
+        return self.home.expanduser().resolve()
+
+    def lake(self, project: str) -> str:
+        return f"{self.lake_uri or self.root / 'lake'}/{project}"
+
+    @property
+    def expectations_folder(self) -> Path:
+        return self.expectations or Path(__file__).parent.parent / "expectations"
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.tracking_uri or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> str:
+        return self.artifacts_uri or str(self.root / "mlartifacts")
+
+    def feast(self, project: str) -> Path:
+        return self.root / "feast" / project
+
+    def folder(self, kind: str, project: str) -> Path:
+        """A working folder: staging, quarantine, docs, training, runs, ledger. Made by whoever writes there."""
+        return self.root / kind / project
+
+
+def load_settings() -> Settings:
+    return Settings()
+
+
+def prepare_environment() -> None:
+    """Telemetry off, the account into Prefect's log, and its state under our home; the environment may say otherwise.
+
+    Has to run before the stack is imported: Prefect and Feast read these variables on import.
+    """
+    for name, value in (QUIET | ACCOUNT).items():
+        os.environ.setdefault(name, value)
+    # On a busy machine the temporary server of a run from the shell needs more than Prefect's 20 s.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    os.environ.setdefault("PREFECT_HOME", str(load_settings().root / "prefect"))
