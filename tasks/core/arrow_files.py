@@ -1,0 +1,41 @@
+"""Arrow IPC files of rows: streamed out with their content digest, memory-mapped in, whole or not there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+
+from tasks.core.content import ContentDigest
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """A path to write to; what is there at the end appears under `path`, unless there was an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_rows(batches: pa.RecordBatchReader, path: Path) -> tuple[int, str]:
+    """Stream into an Arrow IPC file; the number of rows and the digest of their content."""
+    content, rows = ContentDigest(batches.schema), 0
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batches.schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            content.update(batch)
+            rows += batch.num_rows
+    return rows, content.hexdigest()
+
+
+def map_rows(path: Path | str) -> pa.Table:
+    """The rows of an Arrow IPC file, left on disk until they are read."""
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()

@@ -1,0 +1,210 @@
+"""The governor: a pure function from what was seen to what should be done, with its reasons.
+
+Three things look alike from afar and call for opposite answers: broken data (never retrain on it), inputs that moved
+without harm (say so, wait), and quality that was lost and that a retrain can mend. A cheap probe, trees fitted on the
+newest matured rows, tells the last from a world in which nobody could predict, and from labels that are wrong.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from tasks.core.records import Interval, Record, Window
+
+Cause = Literal["quality", "refresh", "event"]
+MAX_NAMES = 5  # of drifted columns in a reason, the furthest first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy(Record):
+    """When to retrain. Every span is counted in `as_of` time."""
+
+    lost_windows: int  # K: this many of the last N windows lost quality, the latest among them
+    of_windows: int  # N
+    cooldown: timedelta  # after a retrain, whatever came of it
+    min_new_labels: int  # matured since the last retrain
+    budget: int  # retrains, at most,
+    budget_period: timedelta  # in any span of this length
+    refresh_every: timedelta | None = None  # retrain after this long without one; None: never for age alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe(Record):
+    """Cheap trees on recent matured rows against the champion, both on the newest matured rows; higher is better.
+
+    `no_skill` is the primary metric of a forecast that knows nothing, .5 for AUC.
+    """
+
+    score: Interval
+    champion: Interval
+    gain: Interval  # probe minus champion, paired
+    no_skill: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation(Record):
+    """What one monitor run saw."""
+
+    window: Window
+    as_of: datetime
+    faults: tuple[str, ...] = ()  # why the data is broken; empty when it is whole
+    drifted: tuple[str, ...] = ()  # columns, and `prediction`
+    quality: Interval | None = None  # the champion on matured rows of the window; None before there are any
+    promised: float | None = None  # what it showed when it was promoted
+    is_quality_lost: bool = False
+    probe: Probe | None = None
+    matured_labels: int = 0  # matured in this window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrain(Record):
+    """One retrain that was started, whatever came of it."""
+
+    as_of: datetime
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision(Record):
+    """What to do now. `cause` is set when the action is retrain."""
+
+    action: Literal["retrain", "wait", "alert", "halt"]
+    reasons: tuple[str, ...]
+    as_of: datetime
+    cause: Cause | None = None
+
+
+def govern(
+    observations: Sequence[Observation],
+    retrains: Sequence[Retrain],
+    policy: Policy,
+    *,
+    as_of: datetime,
+    requested: bool = False,
+    cleared_at: datetime | None = None,
+    unfinished: str | None = None,
+) -> Decision:
+    """Decide at `as_of`. `requested`: an event from outside asks for a retrain. `cleared_at`: a person ended a halt.
+    `unfinished` tells of a retrain that was decided before and has not ended.
+
+    Observations and retrains are in order of `as_of`; those after `as_of` do not count.
+    """
+    seen = [o for o in observations if o.as_of <= as_of]
+    done = [r for r in retrains if r.as_of <= as_of]
+    if faults := _halting(seen[-1] if seen else None, cleared_at):
+        return Decision(action="halt", reasons=faults, as_of=as_of)
+    cause, wishes = _wish(seen, done, policy, as_of, requested)
+    if cause is None:
+        notes = _worries(seen)
+        return Decision(action="alert" if notes else "wait", reasons=notes or wishes, as_of=as_of)
+    obstacles = _obstacles(seen, done, policy, as_of)
+    if unfinished is not None:
+        obstacles = (unfinished, *obstacles)
+    if obstacles:
+        return Decision(action="wait", reasons=(*wishes, *obstacles), as_of=as_of)
+    return Decision(action="retrain", reasons=wishes, as_of=as_of, cause=cause)
+
+
+def open_since(decisions: Sequence[Decision], now: Decision) -> datetime | None:
+    """Since when `now`'s alert or halt has been open: the first of the unbroken run of that action; None for others.
+
+    A window that says the same again is the same alert, not another one. Decisions are in order of `as_of`.
+    """
+    if now.action not in ("alert", "halt"):
+        return None
+    since = now.as_of
+    for decision in reversed([one for one in decisions if one.as_of < now.as_of]):
+        if decision.action != now.action:
+            break
+        since = decision.as_of
+    return since
+
+
+def _halting(latest: Observation | None, cleared_at: datetime | None) -> tuple[str, ...]:
+    """Why nothing may be retrained on the latest data; a healthy window or a later word of a person ends it."""
+    if latest is None or (cleared_at is not None and cleared_at >= latest.as_of):
+        return ()
+    if latest.faults:
+        return latest.faults
+    probe = latest.probe
+    if latest.is_quality_lost and probe is not None and probe.score.low <= probe.no_skill:
+        kind = "an inverted signal" if probe.score.high < probe.no_skill else "no signal"
+        return (f"label fault: a fresh probe finds {kind} in the newest labels ({_span(probe.score)})",)
+    return ()
+
+
+def _wish(
+    seen: Sequence[Observation], done: Sequence[Retrain], policy: Policy, as_of: datetime, requested: bool
+) -> tuple[Cause | None, tuple[str, ...]]:
+    """What asks for a retrain, strongest first; or None, and why nothing does."""
+    recent = seen[-policy.of_windows :]
+    lost = [o.is_quality_lost for o in recent]
+    if recent and lost[-1] and sum(lost) >= policy.lost_windows:
+        probe = recent[-1].probe
+        if probe is not None and probe.gain.low > 0:
+            return "quality", (
+                f"quality is below its promise in {sum(lost)} of the last {len(lost)} windows",
+                f"a probe on recent rows does better than the champion by {_span(probe.gain)}: a retrain can help",
+            )
+    last = done[-1].as_of if done else None
+    if policy.refresh_every is not None and last is not None and as_of - last >= policy.refresh_every:
+        return "refresh", (
+            f"the last retrain was {_days(as_of - last)} ago, a refresh is due every {_days(policy.refresh_every)}",
+        )
+    if requested:
+        return "event", ("an event from outside asks for a retrain",)
+    if recent and lost[-1]:
+        return None, (
+            f"quality is below its promise in {sum(lost)} of the last {len(lost)} windows",
+            f"{policy.lost_windows} such windows and a probe that does better are needed",
+        )
+    return None, ("nothing asks for a retrain",)
+
+
+def _worries(seen: Sequence[Observation]) -> tuple[str, ...]:
+    """What a person should know although nothing is to be done."""
+    if not seen:
+        return ()
+    latest, notes = seen[-1], []
+    if latest.is_quality_lost and latest.probe is not None and latest.probe.gain.low <= 0:
+        notes.append(
+            f"quality is low and a fresh probe is not shown to do better ({_span(latest.probe.gain)}): a retrain would "
+            "not mend it"
+        )
+    if latest.is_quality_lost and latest.probe is None:
+        notes.append("quality is below its promise, and there are too few matured rows for a probe")
+    if latest.drifted:
+        verb = "quality is low too" if latest.is_quality_lost else "without loss of quality"
+        notes.append(f"{_some(latest.drifted)} drifted, {verb}")
+    return tuple(notes)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _obstacles(
+    seen: Sequence[Observation], done: Sequence[Retrain], policy: Policy, as_of: datetime
+) -> tuple[str, ...]:
+    """Why a retrain that is wanted has to wait."""
+    notes = []
+    last = done[-1].as_of if done else None
+    if last is not None and as_of - last < policy.cooldown:
+        notes.append(f"cool-down: the last retrain was {_days(as_of - last)} ago, {_days(policy.cooldown)} must pass")
+    labels = sum(o.matured_labels for o in seen if last is None or o.as_of > last)
+    if labels < policy.min_new_labels:
+        notes.append(f"{labels:,} labels have matured since the last retrain, {policy.min_new_labels:,} are needed")
+    spent = sum(as_of - r.as_of < policy.budget_period for r in done)
+    if spent >= policy.budget:
+        notes.append(f"budget: {spent} of {policy.budget} retrains in {_days(policy.budget_period)} are spent")
+    return tuple(notes)
+
+
+def _span(interval: Interval) -> str:
+    return f"{interval.value:.4f}, {interval.low:.4f} to {interval.high:.4f}"
+
+
+def _days(span: timedelta) -> str:
+    return f"{span / timedelta(days=1):.4g} days"

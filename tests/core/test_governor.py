@@ -1,0 +1,121 @@
+"""The governor tells broken data, harmless drift and mendable loss apart, and never breaks its own limits."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.governor import Observation, Policy, Probe, Retrain, govern
+from tasks.core.records import Interval, Window
+
+START = datetime(2013, 4, 1, tzinfo=UTC)
+WEEK = timedelta(days=7)
+POLICY = Policy(
+    lost_windows=2, of_windows=3, cooldown=timedelta(days=14), min_new_labels=1000, budget=2,
+    budget_period=timedelta(days=60), refresh_every=timedelta(days=90),
+)  # fmt: skip
+
+
+def probe(score: float, gain: float) -> Probe:
+    return Probe(
+        score=Interval(value=score, low=score - 0.02, high=score + 0.02),
+        champion=Interval(value=score - gain, low=score - gain - 0.02, high=score - gain + 0.02),
+        gain=Interval(value=gain, low=gain - 0.01, high=gain + 0.01),
+        no_skill=0.5,
+    )
+
+
+def week(number: int, **seen) -> Observation:
+    as_of = START + number * WEEK
+    return Observation(window=Window(start=as_of - WEEK, end=as_of), as_of=as_of, **({"matured_labels": 5000} | seen))
+
+
+MENDABLE = {"is_quality_lost": True, "probe": probe(0.75, 0.03)}
+FIRST = Retrain(as_of=START - timedelta(days=30), cause="person")
+
+
+def decide(*observations, retrains=(FIRST,), policy=POLICY, **more):
+    return govern(observations, retrains, policy, as_of=observations[-1].as_of, **more)
+
+
+def test_a_quiet_week_waits():
+    assert decide(week(0)).action == "wait"
+
+
+def test_drift_without_loss_of_quality_alerts_and_names_the_column():
+    decision = decide(week(0, drifted=("temperature",)))
+    assert decision.action == "alert"
+    assert "temperature" in decision.reasons[0]
+
+
+def test_one_bad_week_is_not_enough_and_two_of_three_are():
+    assert decide(week(0), week(1, **MENDABLE)).action == "wait"
+    decision = decide(week(0, **MENDABLE), week(1), week(2, **MENDABLE))
+    assert (decision.action, decision.cause) == ("retrain", "quality")
+    assert decide(week(0, **MENDABLE), week(1, **MENDABLE), week(2)).action == "wait", "the latest is healthy again"
+
+
+def test_a_loss_that_a_probe_cannot_beat_alerts():
+    helpless = {"is_quality_lost": True, "probe": probe(0.65, 0.0)}
+    decision = decide(week(0, **helpless), week(1, **helpless))
+    assert decision.action == "alert"
+    assert "would not mend" in decision.reasons[0]
+
+
+@pytest.mark.parametrize(("score", "says"), [(0.5, "no signal"), (0.3, "inverted")])
+def test_labels_without_signal_halt(score, says):
+    decision = decide(week(0, is_quality_lost=True, probe=probe(score, 0.0)))
+    assert decision.action == "halt"
+    assert says in decision.reasons[0]
+
+
+def test_broken_data_halts_refreshes_and_events_until_it_is_whole_or_a_person_says_so():
+    broken = week(1, faults=("weather: 0 rows, usually 500",))
+    old = (Retrain(as_of=START - timedelta(days=200), cause="person"),)
+    assert decide(broken, retrains=old, requested=True).action == "halt"
+    assert decide(broken, week(2), retrains=old).cause == "refresh"
+    assert decide(broken, retrains=old, requested=True, cleared_at=broken.as_of).action == "retrain"
+    assert decide(broken, retrains=old, cleared_at=broken.as_of - WEEK).action == "halt"
+
+
+@pytest.mark.parametrize(
+    ("retrains", "seen", "reason"),
+    [
+        ((Retrain(as_of=START, cause="person"),), {}, "cool-down"),
+        ((FIRST,), {"matured_labels": 10}, "labels have matured"),
+        ((Retrain(as_of=START - timedelta(days=40), cause="quality"), FIRST), {}, "budget"),
+    ],
+)
+def test_a_wanted_retrain_waits_for_cooldown_labels_and_budget(retrains, seen, reason):
+    decision = decide(week(0, **MENDABLE | seen), week(1, **MENDABLE | seen), retrains=retrains)
+    assert decision.action == "wait"
+    assert any(reason in text for text in decision.reasons)
+
+
+weeks = st.lists(
+    st.builds(
+        lambda faults, lost, score, gain, labels: {
+            "faults": faults, "is_quality_lost": lost, "probe": probe(score, gain), "matured_labels": labels
+        },
+        st.sampled_from([(), (), ("nulls",)]), st.booleans(), st.floats(0.4, 0.8), st.floats(-0.05, 0.05),
+        st.integers(0, 5000),
+    ),
+    min_size=1, max_size=40,
+)  # fmt: skip
+
+
+@given(weeks, st.sets(st.integers(0, 39)))
+def test_over_any_history_it_keeps_its_budget_and_never_trains_on_broken_data(history, requests):
+    seen, retrains = [], []
+    for number, facts in enumerate(history):
+        seen.append(week(number, **facts))
+        decision = govern(seen, retrains, POLICY, as_of=seen[-1].as_of, requested=number in requests)
+        assert decision.reasons
+        if decision.action == "retrain":
+            assert not facts["faults"]
+            retrains.append(Retrain(as_of=decision.as_of, cause=decision.cause))
+    for one in retrains:
+        assert sum(one.as_of - POLICY.budget_period < r.as_of <= one.as_of for r in retrains) <= POLICY.budget
+    assert all(b.as_of - a.as_of >= POLICY.cooldown for a, b in itertools.pairwise(retrains))
