@@ -1,0 +1,190 @@
+"""The point-in-time join as SQL for DuckDB.
+
+For each entity row and view: among the feature rows with the same key whose *effective time*,
+`greatest(event, created)`, is not after the entity row's time, the one with the latest event (a tie: the latest
+created); its features, unless the event is older than the view's ttl. Rows become visible in the order of their
+effective times, so it is enough to drop the rows that are beaten by one already visible when they appear: what is left
+grows in event and effective time at once, and one ASOF join on the effective time finds the answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from tasks.core.errors import FeatureError
+
+TIMESTAMP = "event_timestamp"
+KNOWN_TIME = "__known_time"
+AMBIGUOUS = "two rows of one key"  # in DuckDB's error, by which it is told from others
+
+
+def quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedView:
+    """One feature view as the join sees it."""
+
+    name: str
+    table: str
+    keys: tuple[tuple[str, str], ...]  # column of the feature table, column of the entity rows
+    features: tuple[tuple[str, str], ...]  # column of the feature table, name in the result
+    event: str
+    created: str | None
+    ttl: timedelta | None
+
+
+def load_entities(
+    connection: duckdb.DuckDBPyConnection, entities: pd.DataFrame | pa.Table | str
+) -> tuple[list[str], str]:
+    """Make the table `entity_`, with a row number and the time in `time_`; its given columns and which is the time."""
+    if isinstance(entities, str):
+        query = entities
+    else:
+        given = entities if isinstance(entities, pa.Table) else pa.Table.from_pandas(entities, preserve_index=False)
+        connection.register("given_entities_", given)
+        query = "select * from given_entities_"
+    described = {name: kind for name, kind, *_ in connection.execute(f"describe ({query})").fetchall()}
+    times = [name for name, kind in described.items() if kind.startswith("TIMESTAMP")]
+    if TIMESTAMP not in times and len(times) != 1:
+        raise FeatureError(
+            "entity rows without a time",
+            got=described,
+            expected=f"a timestamp column {TIMESTAMP!r}, or one timestamp column in all",
+        )
+    timestamp = TIMESTAMP if TIMESTAMP in times else times[0]
+    connection.execute(
+        f"create temp table entity_ as select row_number() over () as row_, {quote(timestamp)}::timestamptz as time_, *"
+        f" from ({query})"
+    )
+    return list(described), timestamp
+
+
+def join_sql(
+    connection: duckdb.DuckDBPyConnection,
+    columns: list[str],
+    timestamp: str,
+    views: Sequence[JoinedView],
+    *,
+    known_times: bool = False,
+) -> str:
+    first, last = connection.execute("select min(time_), max(time_) from entity_").fetchall()[0]
+    _check_names(columns, views)
+    output = [f"e.time_ as {quote(name)}" if name == timestamp else f"e.{quote(name)}" for name in columns]
+    joins = []
+    for number, view in enumerate(views):
+        alias = f"v{number}_"
+        if missing := [key for _, key in view.keys if key not in columns]:
+            raise FeatureError(f"entity rows lack {missing}, keys of view {view.name!r}", got=columns)
+        on = [f"e.{quote(key)} = {alias}.key{i}_" for i, (_, key) in enumerate(view.keys)]
+        joins.append(
+            f"asof left join ({_visible_rows(connection, view, first, last)}) {alias}"
+            f" on {' and '.join([*on, f'e.time_ >= {alias}.effective_'])}"
+        )
+        fresh = f"{alias}.event_ >= e.time_ - {_interval(view.ttl)}" if view.ttl else "true"
+        output += [f"{alias}.effective_ as {quote(view.name + KNOWN_TIME)}"] if known_times else []
+        output += [
+            f"case when {fresh} then {alias}.feature{i}_ end as {quote(name)}"
+            for i, (_, name) in enumerate(view.features)
+        ]
+    return f"select {', '.join(output)} from entity_ e {' '.join(joins)} order by e.row_"
+
+
+def _visible_rows(
+    connection: duckdb.DuckDBPyConnection, view: JoinedView, first: datetime | None, last: datetime | None
+) -> str:
+    """The rows of a view that are, for some time, the newest that is known. Without key, nothing matches."""
+    event = quote(view.event)
+    created = f"coalesce({quote(view.created)}, {event})" if view.created else event
+    selected = [f"{quote(column)} as key{i}_" for i, (column, _) in enumerate(view.keys)]
+    selected += [f"{quote(column)} as feature{i}_" for i, (column, _) in enumerate(view.features)]
+    selected += [f"{event} as event_", f"{created} as created_", f"greatest({event}, {created}) as effective_"]
+    where = [f"{quote(column)} is not null" for column, _ in view.keys] + [f"{event} is not null"]
+    if first is not None and last is not None:
+        # What is older than the ttl at the first entity row is null for all of them, and so is what it hides.
+        where += [f"{event} >= {_literal(first)} - {_interval(view.ttl)}"] if view.ttl else []
+        where += [f"{event} <= {_literal(last)}", f"{created} <= {_literal(last)}"]
+    rows = f"select {', '.join(selected)} from {quote(view.table)} where {' and '.join(where)}"
+    keys = [f"key{i}_" for i in range(len(view.keys))]
+    one_by_one = connection.execute(
+        "select coalesce(bool_and(n = 1 and not late), true) from (select count(*) as n, bool_or(created_ > event_) as"
+        f" late from ({rows}) group by {', '.join([*keys, 'event_'])})"
+    ).fetchall()[0][0]
+    if one_by_one:  # the usual feature table; the windows below would double the time of the join
+        return rows
+    return (
+        f"select * from ({rows}) window known as (partition by {', '.join(keys)}"
+        " order by effective_, event_, created_)"
+        " qualify case when lead(event_) over known = event_ and lead(created_) over known = created_"
+        f" then {_duplicate(view.table, keys, 'event_')}"
+        " when lead(effective_) over known = effective_ then false"
+        " else max(event_) over known <= event_ end"
+    )
+
+
+def _check_names(columns: list[str], views: Sequence[JoinedView]) -> None:
+    # DuckDB's names know no case.
+    taken = {name.lower(): "an entity column" for name in columns}
+    for view in views:
+        for _, name in view.features:
+            if other := taken.get(name.lower()):
+                raise FeatureError(
+                    f"feature {name!r} of view {view.name!r} has the name of {other}",
+                    fix="rename one of them, or ask for full feature names",
+                )
+            taken[name.lower()] = f"a feature of view {view.name!r}"
+
+
+def all_sql(
+    table: str,
+    columns: Sequence[str],
+    event: str,
+    start: datetime | None,
+    end: datetime | None,
+) -> str:
+    """The rows whose event is in [start, end]."""
+    selected = ", ".join(quote(column) for column in dict.fromkeys(columns))
+    bounds = [f"{quote(event)} >= {_literal(start)}"] if start else []
+    bounds += [f"{quote(event)} <= {_literal(end)}"] if end else []
+    return f"select {selected} from {quote(table)} where {' and '.join(bounds) or 'true'}"
+
+
+def latest_sql(
+    table: str,
+    keys: Sequence[str],
+    columns: Sequence[str],
+    event: str,
+    created: str | None,
+    start: datetime,
+    end: datetime,
+) -> str:
+    """The newest row of each key whose event is in [start, end], of those that are known at `end`."""
+    quoted, event_ = [quote(key) for key in keys], quote(event)
+    created_ = f"coalesce({quote(created)}, {event_})" if created else event_
+    same = f"lead({event_}) over newest = {event_} and lead({created_}) over newest = {created_}"
+    return (
+        f"{all_sql(table, columns, event, start, end)} and {created_} <= {_literal(end)}"
+        f" and {' and '.join(f'{key} is not null' for key in quoted)}"
+        f" window newest as (partition by {', '.join(quoted)} order by {event_} desc, {created_} desc)"
+        f" qualify case when row_number() over newest > 1 then false"
+        f" when {same} then {_duplicate(table, quoted, event_)} else true end"
+    )
+
+
+def _literal(moment: datetime) -> str:
+    utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return f"timestamptz '{utc.isoformat()}'"
+
+
+def _interval(length: timedelta) -> str:
+    return f"to_microseconds({length // timedelta(microseconds=1)})"
+
+
+def _duplicate(table: str, keys: Sequence[str], event: str) -> str:
+    values = " || ', ' || ".join(f"coalesce({key}::varchar, 'null')" for key in [*keys, event])
+    return f"error('{table}: {AMBIGUOUS}, event and created time: ' || {values})"

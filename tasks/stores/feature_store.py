@@ -1,0 +1,341 @@
+"""The feature store: definitions, historical features, materialization and online reads, on Feast.
+
+A project's definitions are one file, `<folder>/<project>.py`, and one Feast project. They are applied to a SQL registry
+(the file registry does not survive two writers); what is applied is never deleted, so that a service that a model is
+pinned to can be joined for as long as its feature tables are built.
+"""
+
+import importlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import FeatureError
+from tasks.core.records import digest
+from tasks.stores.feature_definitions import (
+    Definitions,
+    View,
+    describe_table,
+    describe_use,
+    digest_of,
+    load_objects,
+)
+
+if TYPE_CHECKING:
+    import feast
+    import pandas as pd
+    import pyarrow as pa
+    from feast.infra.provider import Provider
+
+    from tasks.stores.asof_store import AsofJob
+
+READ_KEYS = 5_000  # keys of one read or write; below SQLite's limit of variables in a query
+BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class FeatureStore:
+    """One project's feature store. `folder` holds `<project>.py`; `home` is where SQLite files lie by default."""
+
+    project: str
+    folder: Path
+    home: Path
+    lake_uri: str
+    registry_url: str | None = None  # a SQLAlchemy URL
+    online_store: str | None = None  # a JSON object in Feast's words
+    offline: dict[str, Any] = field(default_factory=dict)  # memory_limit, threads, scratch
+
+    # --- definitions ----------------------------------------------------------------------------
+
+    @cached_property
+    def definitions(self) -> Definitions:
+        """Read the project's file and apply it.
+
+        Raises:
+            FeatureError: no such project, a file that cannot be read, or definitions that cannot be.
+        """
+        objects = load_objects(self.folder, self.project)
+        self._apply(objects)
+        store = self._store()
+        views = self._feast_views(store)
+        services = {
+            service.name: tuple(describe_use(views[use.name], use) for use in service.feature_view_projections)
+            for service in store.list_feature_services()
+        }
+        return Definitions(self.project, services, {name: describe_table(view) for name, view in views.items()})
+
+    def _apply(self, objects: list[Any]) -> None:
+        """Tell Feast, unless it knows."""
+        from feast.errors import FeastError
+
+        online = self._online_config
+        wanted = digest([digest_of(objects), online])
+        lost = online.get("type") == "sqlite" and not Path(online["path"]).exists()
+        with self._state() as state:
+            if state.get("definitions") == wanted and not lost:
+                return
+            try:
+                self._store().apply(objects)
+            except (FeastError, ValueError) as error:
+                raise FeatureError(f"definitions of project {self.project!r} cannot be applied", got=error) from error
+            state["definitions"] = wanted
+
+    # --- history ----------------------------------------------------------------------------------
+
+    def historical(
+        self,
+        entities: "str | pd.DataFrame | pa.Table",
+        services: Sequence[str],
+        *,
+        versions: Mapping[str, int] | None = None,
+    ) -> "AsofJob":
+        """Entity rows and their features as known at each row's `event_timestamp`: one row per entity row, in order.
+
+        Nothing runs until the job is asked: `write(path)` streams to Arrow IPC or Parquet and gives the number of rows,
+        `table()` is in memory, `stream()` gives batches. `entities` as SQL may name the lake's tables. `versions` pins
+        the tables that can be read.
+        """
+        wanted = self.definitions.views(services)
+        store = self._store(versions)
+        known = self._feast_views(store)
+        uses = {
+            projection.name_to_use(): known[projection.name].with_projection(projection)
+            for service in services
+            for projection in store.get_feature_service(service).feature_view_projections
+        }
+        return _provider(store).get_historical_features(
+            config=store.config,
+            feature_views=[uses[view.name] for view in wanted],
+            feature_refs=[f"{view.name}:{feature}" for view in wanted for feature, _ in view.features],
+            entity_df=entities,
+            registry=store.registry,
+            project=self.project,
+            full_feature_names=True,
+        )
+
+    # --- online -------------------------------------------------------------------------------------
+
+    def materialize(
+        self,
+        services: Sequence[str],
+        *,
+        as_of: datetime,
+        lookback: timedelta,
+        versions: Mapping[str, int] | None = None,
+        builds: Mapping[str, str] | None = None,
+    ) -> dict[str, int]:
+        """Write the newest row of each key, as known at `as_of`, to the online store; rows written per view.
+
+        The window is our own: from `lookback` before the last materialization, or from the beginning where there was
+        none, or where `builds` (feature table -> digest of its SQL) says that the table is another one now. A run for
+        an earlier moment than the last one never replaces what is there by what is older.
+        """
+        tables, store = self.definitions.tables(services), self._store(versions)
+        known, written = self._feast_views(store), {}
+        for name, table in {view.base: view.table for view in self.definitions.views(services)}.items():
+            build = digest([(builds or {}).get(table), tables[table].columns, self._online_config])
+            with self._state() as state:
+                last = json.loads(state.get(f"materialized/{name}", "{}"))
+                end = datetime.fromisoformat(last["end"]) if last.get("build") == build else None
+                start = end - lookback if end and end <= as_of else BEGINNING
+                is_older = end is not None and end > as_of
+                written[name] = self._write_online(store, known[name], start, as_of, is_older=is_older)
+                state[f"materialized/{name}"] = json.dumps({"end": str(max(end or as_of, as_of)), "build": build})
+        return written
+
+    def _write_online(
+        self, store: "feast.FeatureStore", view: "feast.FeatureView", start: datetime, end: datetime, *, is_older: bool
+    ) -> int:
+        provider, source, rows = _provider(store), view.batch_source, 0
+        job = provider.offline_store.pull_latest_from_table_or_query(
+            config=store.config,
+            data_source=source,
+            join_key_columns=list(view.join_keys),
+            feature_name_columns=[feature.name for feature in view.features],
+            timestamp_field=source.timestamp_field,
+            created_timestamp_column=source.created_timestamp_column,
+            start_date=start,
+            end_date=end,
+        )
+        for batch in job.stream(READ_KEYS):
+            data = _to_protos(batch, view)
+            if is_older:
+                there = provider.online_read(store.config, view, [key for key, *_ in data])
+                data = [row for row, (event, _) in zip(data, there, strict=True) if event is None or event < row[2]]
+            provider.online_write_batch(store.config, view, data, None)
+            rows += len(data)
+        return rows
+
+    def online(self, services: Sequence[str], rows: "pa.Table", *, as_of: datetime) -> "pa.Table":
+        """Entity rows with their online features, in order. Feast serves values of any age: here a value that is older
+        than its view's ttl at `as_of`, or newer than `as_of`, is null.
+
+        Feast's SQLite store keeps event times in whole seconds, so a ttl can end up to one second early.
+        """
+        import pyarrow as pa
+
+        views, store, table = self.definitions.views(services), self._store(), rows
+        known = self._feast_views(store)
+        for view in views:
+            answers = _read_online(store, known[view.base], view, rows)
+            oldest = as_of - view.ttl if view.ttl else BEGINNING
+            served = [values if moment and oldest <= moment <= as_of else {} for moment, values in answers]
+            for (feature, kind), name in zip(view.features, view.outputs, strict=True):
+                table = table.append_column(name, pa.array([v.get(feature) for v in served], _arrow_type(kind)))
+        return table
+
+    # --- Feast ----------------------------------------------------------------------------------------
+
+    def _store(self, versions: Mapping[str, int] | None = None) -> "feast.FeatureStore":
+        import feast
+        from feast.repo_config import RepoConfig
+
+        _keep_sqlite_in_utc()
+        self.home.mkdir(parents=True, exist_ok=True)
+        return feast.FeatureStore(
+            config=RepoConfig(
+                project=self.project,
+                provider="local",
+                registry={"registry_type": "sql", "path": self._registry_url},
+                online_store=self._online_config,
+                offline_store={
+                    "type": "tasks.stores.asof_store.AsofOfflineStore",
+                    "lake_uri": self.lake_uri,
+                    "versions": dict(versions or {}),
+                    **self.offline,
+                },
+                entity_key_serialization_version=3,
+            )
+        )
+
+    def _feast_views(self, store: "feast.FeatureStore") -> dict[str, "feast.FeatureView"]:
+        return {view.name: view for view in store.registry.list_feature_views(self.project)}
+
+    @property
+    def _registry_url(self) -> str:
+        return self.registry_url or f"sqlite:///{self.home / 'registry.db'}?timeout=60"
+
+    @property
+    def _online_config(self) -> dict[str, Any]:
+        if self.online_store is None:
+            return {"type": "sqlite", "path": str(self.home / "online.db")}
+        return dict(json.loads(self.online_store))
+
+    @contextmanager
+    def _state(self) -> Iterator[dict[str, str]]:
+        """What was applied and materialized, kept beside the registry: every worker of a project must know it."""
+        import sqlalchemy as sa
+
+        self.home.mkdir(parents=True, exist_ok=True)
+        engine = sa.create_engine(self._registry_url, poolclass=sa.NullPool)
+        table = sa.Table(
+            "perennial_state",
+            sa.MetaData(),
+            sa.Column("project", sa.String(255), primary_key=True),
+            sa.Column("name", sa.String(255), primary_key=True),
+            sa.Column("value", sa.Text, nullable=False),
+        )
+        with engine.begin() as connection:
+            table.create(connection, checkfirst=True)
+            rows = connection.execute(sa.select(table.c.name, table.c.value).where(table.c.project == self.project))
+            before = {row.name: row.value for row in rows}
+        state = dict(before)
+        yield state
+        with engine.begin() as connection:
+            for name in (name for name, value in state.items() if before.get(name) != value):
+                same = (table.c.project == self.project) & (table.c.name == name)
+                connection.execute(sa.delete(table).where(same))
+                connection.execute(sa.insert(table).values(project=self.project, name=name, value=state[name]))
+
+
+def _keep_sqlite_in_utc() -> None:
+    """Feast's SQLite store passes UTC times through the machine's own zone, and loses the hour in which that zone's
+    clocks go forward. The same numbers, read and written as what they are."""
+    import sqlite3
+
+    importlib.import_module("feast.infra.online_stores.sqlite")  # registers its own, which these replace
+    sqlite3.register_adapter(
+        datetime, lambda moment: int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    )
+    sqlite3.register_converter("timestamp", lambda value: datetime.fromtimestamp(int(value), UTC))
+
+
+def _provider(store: "feast.FeatureStore") -> "Provider":
+    return store._get_provider()
+
+
+# --- online -----------------------------------------------------------------------------------------
+
+
+def _to_protos(batch: "pa.RecordBatch", view: "feast.FeatureView") -> list[tuple[Any, dict[str, Any], datetime, Any]]:
+    """Rows as Feast's online stores take them. Feast's own conversion goes through numpy, where an integer column with
+    a null becomes floating point and loses its low digits."""
+    from feast.type_map import python_values_to_proto_values
+
+    columns = {
+        feature.name: python_values_to_proto_values(
+            batch.column(feature.name).to_pylist(), feature.dtype.to_value_type()
+        )
+        for feature in view.features
+    }
+    source = view.batch_source
+    return list(
+        zip(
+            _key_protos(view, [batch.column(key).to_pylist() for key in view.join_keys]),
+            [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
+            batch.column(source.timestamp_field).to_pylist(),
+            batch.column(source.created_timestamp_column).to_pylist(),
+            strict=True,
+        )
+    )
+
+
+def _key_protos(view: "feast.FeatureView", columns: Sequence[Sequence[Any]]) -> list[Any]:
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.type_map import python_values_to_proto_values
+
+    names, kinds = view.join_keys, {column.name: column.dtype.to_value_type() for column in view.entity_columns}
+    protos = [
+        python_values_to_proto_values(list(values), kinds[key]) for key, values in zip(names, columns, strict=True)
+    ]
+    return [EntityKey(join_keys=names, entity_values=values) for values in zip(*protos, strict=True)]
+
+
+def _read_online(
+    store: "feast.FeatureStore", source: "feast.FeatureView", view: View, rows: "pa.Table"
+) -> list[tuple[datetime | None, dict[str, Any]]]:
+    """Event time and values for each entity row; nothing for a key that is null or not there."""
+    from feast.type_map import feast_value_type_to_python_type
+
+    if missing := [key for _, key in view.keys if key not in rows.column_names]:
+        raise FeatureError(f"entity rows lack {missing}, keys of view {view.name!r}", got=rows.column_names)
+    keys = list(zip(*(rows.column(key).to_pylist() for _, key in view.keys), strict=True))
+    distinct = [key for key in dict.fromkeys(keys) if None not in key]
+    found: dict[tuple[Any, ...], tuple[datetime | None, dict[str, Any]]] = {}
+    for start in range(0, len(distinct), READ_KEYS):
+        chunk = distinct[start : start + READ_KEYS]
+        protos = _key_protos(source, list(zip(*chunk, strict=True)))
+        answers = _provider(store).online_read(store.config, source, protos, [name for name, _ in view.features])
+        for key, (moment, values) in zip(chunk, answers, strict=True):
+            plain = {name: feast_value_type_to_python_type(value) for name, value in (values or {}).items()}
+            found[key] = (moment, plain)
+    return [found.get(key, (None, {})) for key in keys]
+
+
+def _arrow_type(kind: str) -> "pa.DataType":
+    import pyarrow as pa
+
+    return {
+        "VARCHAR": pa.string(),
+        "INTEGER": pa.int32(),
+        "BIGINT": pa.int64(),
+        "FLOAT": pa.float32(),
+        "DOUBLE": pa.float64(),
+        "BOOLEAN": pa.bool_(),
+        "TIMESTAMP WITH TIME ZONE": pa.timestamp("us", "UTC"),
+    }[kind]

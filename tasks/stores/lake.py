@@ -1,0 +1,396 @@
+"""The lake: Delta tables, written by insert or by replacement of a tail, read by DuckDB at any version.
+
+Every row has `event_timestamp` (when it happened) and `created_timestamp` (when it could be known). DuckDB's own Delta
+extension is a download, so DuckDB is handed the file list of a Delta version. Nothing is ever vacuumed: a version
+number is a data version.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from tasks.core.errors import LakeError
+from tasks.core.records import TableRef
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+MONTH = "event_month"  # the partition, derived from event_timestamp and not shown to readers
+TIMES = ("event_timestamp", "created_timestamp")
+
+_CONFIGURATION = {
+    # Without it only the first 32 columns have statistics, and an insert would have to read every file.
+    "delta.dataSkippingStatsColumns": ",".join(TIMES),
+    # The log is the history of what was ingested, and the way back to every version; it is kept.
+    "delta.enableExpiredLogCleanup": "false",
+}
+_STATISTICS_STEP = timedelta(milliseconds=1)  # Delta cuts the timestamps in its statistics to whole milliseconds
+_VENDOR_FACTS = {
+    "timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion", "readVersion",
+    "isolationLevel", "isBlindAppend",
+}  # fmt: skip
+_DIGEST_RANGE = 2**64
+_ATTEMPTS = 5
+_BATCH_ROWS = 100_000
+_PARTITIONED = f"select *, strftime(event_timestamp, '%Y-%m') as {MONTH} from {{}} order by event_timestamp"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One version and what its writer said of it; values are strings."""
+
+    version: int
+    properties: dict[str, str]
+
+
+class Lake:
+    """The Delta tables of one project, under one URI."""
+
+    def __init__(self, uri: str, *, memory_limit: str = "4GB", threads: int = 0, scratch: str | None = None) -> None:
+        self.uri, self.memory_limit, self.threads = uri.rstrip("/"), memory_limit, threads
+        self.scratch = scratch
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        files, root = self._filesystem()
+        found = [path.rsplit("/", 1)[-1] for path in files.ls(root, detail=False)] if files.isdir(root) else []
+        return sorted(name for name in found if files.isdir(f"{root}/{name}/_delta_log"))
+
+    def exists(self, name: str) -> bool:
+        from deltalake import DeltaTable
+
+        return DeltaTable.is_deltatable(self._at(name))
+
+    def latest(self, name: str) -> TableRef:
+        """The newest version. Raises LakeError when there is no such table."""
+        return self._ref(name, self._open(name))
+
+    def ref(self, name: str, version: int) -> TableRef:
+        return self._ref(name, self._open(name, version))
+
+    def files(self, name: str, version: int | None = None) -> list[str]:
+        """The data files of a version, sorted, so that equal versions read in equal order."""
+        return [path for path, _, _ in self._data_files(name, self._open(name, version))]
+
+    def scan(self, name: str, version: int | None = None) -> str:
+        """SQL for FROM: every column of the table, the partition aside."""
+        table = self._open(name, version)
+        if files := self._data_files(name, table):
+            return _read_parquet(path for path, _, _ in files)
+        with self.session() as connection:
+            columns = ", ".join(f'null::{kind} as "{column}"' for column, kind in self._columns(connection, table))
+        return f"(select {columns} where false)"
+
+    def connect(self, tables: Mapping[str, int | None] | None = None) -> "duckdb.DuckDBPyConnection":
+        """A private connection with a view for each table (all of them by default, None is the newest version)."""
+        connection = self.session()
+        for name, version in (dict.fromkeys(self.names()) if tables is None else tables).items():
+            connection.execute(f'create view "{name}" as select * from {self.scan(name, version)}')
+        return connection
+
+    def session(self) -> "duckdb.DuckDBPyConnection":
+        """DuckDB in UTC, within its memory, spilling to the scratch folder, never reaching out for extensions."""
+        import duckdb
+
+        config: dict[str, Any] = {
+            "memory_limit": self.memory_limit,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+        if self.threads:
+            config["threads"] = self.threads
+        if self.scratch:
+            # DuckDB makes the last folder of the path only, and only when it has to spill.
+            Path(self.scratch).parent.mkdir(parents=True, exist_ok=True)
+            config["temp_directory"] = self.scratch
+        connection = duckdb.connect(config=config)
+        connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
+        if self._is_remote:
+            connection.register_filesystem(self._filesystem()[0])
+        return connection
+
+    def commits(self, name: str, after: int = -1) -> list[Commit]:
+        """Versions later than `after` with what their writers said, oldest first."""
+        newest = self._open(name).version()
+        return [Commit(version, self._said(name, version)) for version in range(max(after, -1) + 1, newest + 1)]
+
+    # --- writing -----------------------------------------------------------------------------------
+
+    def insert(
+        self, name: str, parquet_uri: str, *, key: Sequence[str], properties: Mapping[str, str] | None = None
+    ) -> tuple[TableRef, int]:
+        """Add the rows whose (key, event_timestamp, created_timestamp) is not there yet, in one commit.
+
+        Rows that are there are left as they are; when nothing is new there is no commit. The same rows in any order,
+        overlap or split end in the same table and digest. Returns the table and the number of rows inserted. The
+        commit carries `properties`, `inserted_rows`, `min_created` and `max_created` of the inserted rows, and
+        `digest` and `max_event` of the table.
+
+        Raises:
+            LakeError: rows without a time, other columns than the table has, or no end of other writers.
+        """
+        with self._writing(name), self.session() as connection:
+            connection.execute(f"create view staged as select * from {_read_parquet([parquet_uri])}")
+            for _ in range(_ATTEMPTS):
+                try:
+                    return self._insert_staged(connection, name, key, properties or {})
+                except _OvertakenError as error:
+                    overtaken = error
+            raise LakeError(
+                f"table {name!r} is being changed by others, {_ATTEMPTS} times while this insert was made",
+                got=overtaken, expected="one writer at a time", fix="run it again; nothing was written",
+            )  # fmt: skip
+
+    def replace(
+        self,
+        name: str,
+        source: "pa.RecordBatchReader | pa.Table | str",
+        *,
+        start: datetime | None,
+        properties: Mapping[str, str],
+    ) -> TableRef:
+        """Put `source` in the place of every row with event_timestamp >= start (None: of every row), in one commit.
+
+        The caller names the digest in `properties`.
+
+        Raises:
+            LakeError: rows before `start`, other columns than the table has, or another writer at the same moment.
+        """
+        with self._writing(name), self.session() as connection:
+            if isinstance(source, str):
+                connection.execute(f"create view incoming as select * from {_read_parquet([source])}")
+            else:
+                connection.register("incoming", source)
+            rows = connection.sql(_PARTITIONED.format("incoming")).to_arrow_reader(_BATCH_ROWS)
+            table = self._open(name) if self.exists(name) else None
+            predicate = None if start is None or table is None else f"event_timestamp >= '{_iso(start)}'"
+            try:
+                self._commit(name, table, rows, properties, mode="overwrite", predicate=predicate)
+            except _OvertakenError as error:
+                raise LakeError(
+                    f"table {name!r} was changed by another writer at the same moment", got=error,
+                    expected="one writer at a time", fix="run it again; nothing was written",
+                ) from error  # fmt: skip
+            return self.latest(name)
+
+    # --- inside ------------------------------------------------------------------------------------
+
+    def _insert_staged(
+        self, connection: "duckdb.DuckDBPyConnection", name: str, key: Sequence[str], properties: Mapping[str, str]
+    ) -> tuple[TableRef, int]:
+        table = self._open(name) if self.exists(name) else None
+        self._check_staged(connection, name, table)
+        connection.execute(f"create or replace temp table fresh as {self._fresh_sql(connection, name, table, key)}")
+        facts = _facts(connection)
+        total = int(facts.pop("hash"))
+        if table is not None and facts["inserted_rows"] == "0":
+            return self._ref(name, table), 0
+        before = self._said_by_insert(name, table)
+        digest = (total + int(before.get("digest", "0"), 16)) % _DIGEST_RANGE
+        events = [datetime.fromisoformat(said["max_event"]) for said in (before, facts) if "max_event" in said]
+        facts |= {"max_event": _iso(max(events))} if events else {}
+        rows = connection.sql(_PARTITIONED.format("fresh")).to_arrow_reader(_BATCH_ROWS)
+        self._commit(name, table, rows, {**properties, **facts, "digest": f"{digest:016x}"})
+        return self.latest(name), int(facts["inserted_rows"])
+
+    def _commit(
+        self,
+        name: str,
+        table: "DeltaTable | None",
+        rows: "pa.RecordBatchReader",
+        said: Mapping[str, str],
+        *,
+        mode: str = "append",
+        predicate: str | None = None,
+    ) -> None:
+        from deltalake import CommitProperties, write_deltalake
+        from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
+
+        is_new, is_whole = table is None, mode == "overwrite" and predicate is None
+        # No retries: an append that was overtaken has to look again at what is there, or it would double rows.
+        facts = CommitProperties(custom_metadata=dict(said), max_commit_retries=0)
+        try:
+            if is_new:
+                write_deltalake(
+                    self._at(name), rows, mode="error", partition_by=[MONTH], configuration=_CONFIGURATION,
+                    commit_properties=facts,
+                )  # fmt: skip
+            else:
+                schema_mode = "overwrite" if is_whole else None
+                write_deltalake(
+                    table, rows, mode=mode, predicate=predicate, schema_mode=schema_mode, commit_properties=facts
+                )
+        except (CommitFailedError, DeltaError, SchemaMismatchError) as error:
+            if isinstance(error, CommitFailedError) or (is_new and self.exists(name)):
+                raise _OvertakenError(error) from error
+            raise LakeError(
+                f"table {name!r} cannot take these rows", got=str(error)[:2000],
+                expected="the table's columns and types" + (f", and rows with {predicate}" if predicate else ""),
+            ) from error  # fmt: skip
+
+    def _fresh_sql(
+        self, connection: "duckdb.DuckDBPyConnection", name: str, table: "DeltaTable | None", key: Sequence[str]
+    ) -> str:
+        identity = ", ".join(f'"{column}"' for column in (*key, *TIMES))
+        columns = "*" if table is None else ", ".join(f'"{column}"' for column, _ in self._columns(connection, table))
+        first = f"row_number() over (partition by {identity} order by hash(staged)) = 1"
+        once = f"select {columns} from staged qualify {first}"
+        existing = [] if table is None else self._overlapping(connection, name, table)
+        if not existing:
+            return once
+        same = " and ".join(f'old."{column}" is not distinct from new."{column}"' for column in (*key, *TIMES))
+        there = f"select {identity} from {_read_parquet(existing)}"
+        return f"select new.* from ({once}) new where not exists (from ({there}) old where {same})"
+
+    def _overlapping(self, connection: "duckdb.DuckDBPyConnection", name: str, table: "DeltaTable") -> list[str]:
+        """Files that can hold rows of the batch, by the event times that Delta's log knows of each file.
+
+        One day into a large table reads that day's files only.
+        """
+        first, last = connection.execute("select min(event_timestamp), max(event_timestamp) from staged").fetchall()[0]
+        if first is None:
+            return []
+        return [
+            path
+            for path, low, high in self._data_files(name, table)
+            if low is None or high is None or (low <= last and first < high + _STATISTICS_STEP)
+        ]
+
+    def _data_files(self, name: str, table: "DeltaTable") -> list[tuple[str, datetime | None, datetime | None]]:
+        """Path, smallest and largest event time of each data file, by path."""
+        import pyarrow as pa
+
+        # Paths in the log are URL-encoded; DuckDB takes them as they are.
+        return sorted(
+            (
+                f"{self._at(name)}/{unquote(action['path'])}",
+                action.get("min.event_timestamp"),
+                action.get("max.event_timestamp"),
+            )
+            for action in pa.table(table.get_add_actions(flatten=True)).to_pylist()
+        )
+
+    def _check_staged(self, connection: "duckdb.DuckDBPyConnection", name: str, table: "DeltaTable | None") -> None:
+        staged = _describe(connection, "staged")
+        if wrong := {column: staged.get(column) for column in TIMES if "WITH TIME ZONE" not in staged.get(column, "")}:
+            raise LakeError(
+                f"rows for table {name!r} lack a time", got=wrong, expected="both as TIMESTAMP WITH TIME ZONE"
+            )
+        missing = connection.execute(f"select count(*) from staged where {' or '.join(f'{t} is null' for t in TIMES)}")
+        if rows := missing.fetchall()[0][0]:
+            raise LakeError(f"{rows:,} rows for table {name!r} have no time", expected=f"values in {list(TIMES)}")
+        if table is not None and staged != (known := dict(self._columns(connection, table))):
+            raise LakeError(
+                f"rows for table {name!r} have other columns than the table", got=staged, expected=known,
+                fix="keep columns and types of a published table; a new shape is a new table",
+            )  # fmt: skip
+
+    def _columns(self, connection: "duckdb.DuckDBPyConnection", table: "DeltaTable") -> list[tuple[str, str]]:
+        """Name and DuckDB type of each column, in order."""
+        import pyarrow as pa
+
+        connection.register("shape", pa.schema(table.schema().to_arrow()).empty_table())
+        return [(name, kind) for name, kind in _describe(connection, "shape").items() if name != MONTH]
+
+    def _open(self, name: str, version: int | None = None) -> "DeltaTable":
+        from deltalake import DeltaTable
+        from deltalake.exceptions import DeltaError, TableNotFoundError
+
+        try:
+            return DeltaTable(self._at(name), version=version)
+        except (TableNotFoundError, DeltaError) as error:
+            asked = name if version is None else f"{name} at version {version}"
+            raise LakeError(
+                f"no table {asked!r} in the lake", got=self.uri, expected=f"one of {self.names()}"
+            ) from error
+
+    def _ref(self, name: str, table: "DeltaTable") -> TableRef:
+        version = table.version()
+        digest = self._said(name, version).get("digest", "")
+        return TableRef(name=name, uri=self._at(name), version=version, rows=table.count(), digest=digest)
+
+    def _said(self, name: str, version: int) -> dict[str, str]:
+        """What the writer of a version said of it.
+
+        Read from the log itself: deltalake's `history` numbers the newest commits downwards from whatever version is
+        open, so that an older version would get the newest one's words.
+        """
+        files, root = self._filesystem()
+        with files.open(f"{root}/{name}/_delta_log/{version:020d}.json", "rb") as log:
+            actions = [json.loads(line) for line in log]
+        information = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+        return {key: str(value) for key, value in information.items() if key not in _VENDOR_FACTS}
+
+    def _said_by_insert(self, name: str, table: "DeltaTable | None") -> dict[str, str]:
+        if table is None:
+            return {}
+        said = self._said(name, table.version())
+        if "inserted_rows" not in said:
+            raise LakeError(
+                f"the newest version of table {name!r} was not written by an insert", got=said or "nothing said of it",
+                expected="a table that is only inserted into, since its digest sums its rows",
+            )  # fmt: skip
+        return said
+
+    def _at(self, name: str) -> str:
+        return f"{self.uri}/{name}"
+
+    @property
+    def _is_remote(self) -> bool:
+        return "://" in self.uri
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """Of fsspec, with the lake's path in it."""
+        import fsspec
+
+        return fsspec.core.url_to_fs(self.uri)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """One writer of a table at a time; on a shared store Delta's own commit check is what remains."""
+        if self._is_remote:
+            yield
+            return
+        import fcntl
+
+        folder = Path(self.uri)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f".{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+class _OvertakenError(Exception):
+    """Another writer committed first."""
+
+
+def _facts(connection: "duckdb.DuckDBPyConnection") -> dict[str, str]:
+    """What a commit says of its rows; `hash` is a sum of row hashes, so that order and split do not matter."""
+    rows, first, last, newest, total = connection.execute(
+        "select count(*), min(created_timestamp), max(created_timestamp), max(event_timestamp), "
+        f"coalesce(sum(hash(fresh)::hugeint) % {_DIGEST_RANGE}::hugeint, 0) from fresh"
+    ).fetchall()[0]
+    facts = {"inserted_rows": str(rows), "hash": str(total)}
+    moments = {"min_created": first, "max_created": last, "max_event": newest}
+    return facts | {name: _iso(moment) for name, moment in moments.items() if moment is not None}
+
+
+def _describe(connection: "duckdb.DuckDBPyConnection", relation: str) -> dict[str, str]:
+    return {name: kind for name, kind, *_ in connection.execute(f"describe {relation}").fetchall()}
+
+
+def _read_parquet(paths: "Iterator[str] | Sequence[str]") -> str:
+    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    return f"read_parquet([{listed}], hive_partitioning=false)"
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

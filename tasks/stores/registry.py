@@ -1,0 +1,434 @@
+"""MLflow: the runs, model versions and aliases of one project. Only this module and the served model know MLflow.
+
+`MlflowClient` with explicit run ids throughout: MLflow's fluent API keeps its active run in a thread-local, so that a
+metric logged from a worker thread silently opens another run.
+"""
+
+import fcntl
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.core.errors import ModelError
+from tasks.core.records import ModelRef
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from mlflow.tracking import MlflowClient
+
+    from tasks.stores.served_model import ServedModel
+
+DECISION = "perennial.decision_id"
+DESCRIPTION = "mlflow.note.content"  # what the UI shows of a run as its description, Markdown
+PROCESS = "perennial.process"
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+METRICS_PER_CALL = 1000  # MLflow's limit
+MAX_PAGE, MAX_SUMMARY = 8000, 5000  # MLflow's limits on the length of a tag and of a description
+SERVED_WITH = ("mlflow", "torch", "numpy", "pyarrow")
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}  # of float32 scores, computed twice
+STORES = Path(__file__).parent
+
+
+def preload() -> None:
+    """Import MLflow now, which takes seconds, and not at the first use."""
+    _keep_quiet()
+    import mlflow.store.model_registry.sqlalchemy_store
+    import mlflow.store.tracking.sqlalchemy_store
+    import mlflow.tracking  # noqa: F401
+
+
+def _keep_quiet() -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # says that it makes a database
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # warns of a signature that is left out on purpose
+
+
+class Registry:
+    """MLflow: runs, versions and aliases of one project. The experiment and the model are named after it."""
+
+    def __init__(self, tracking_uri: str, artifacts_uri: str, project: str) -> None:
+        self.tracking_uri, self.artifacts_uri, self.project = tracking_uri, artifacts_uri, project
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        _keep_quiet()
+        from mlflow.tracking import MlflowClient
+
+        create_database(self.tracking_uri, self.artifacts_uri)
+        return MlflowClient(self.tracking_uri, registry_uri=self.tracking_uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The project's experiment, made on first use. Two processes may come first at once: one of them makes it."""
+        from mlflow.exceptions import MlflowException
+
+        if (found := self.client.get_experiment_by_name(self.project)) is None:
+            try:
+                # Without a location of its own MLflow writes into ./mlruns of whoever happens to run.
+                return self.client.create_experiment(
+                    self.project, artifact_location=f"{self.artifacts_uri}/{self.project}"
+                )
+            except MlflowException:
+                if (found := self.client.get_experiment_by_name(self.project)) is None:
+                    raise
+        return found.experiment_id
+
+    # --- runs -------------------------------------------------------------------------------------
+
+    def run(
+        self, decision_id: str, *, name: str = "", params: Mapping[str, object] = {}, tags: Mapping[str, str] = {}
+    ) -> str:
+        """The id of the decision's run: made on first use, taken up again after a kill. Parameters never change."""
+        from mlflow.entities import Param, RunTag
+
+        own = {**tags, DECISION: decision_id, PROCESS: _own_process()}
+        found = self.client.search_runs(
+            [self.experiment_id], f"tags.`{DECISION}` = '{decision_id}'", max_results=1, order_by=["start_time ASC"]
+        )
+        run = found[0] if found else self.client.create_run(self.experiment_id, run_name=name or decision_id, tags=own)
+        if run.info.status in ("FAILED", "KILLED"):
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        self.client.log_batch(
+            run.info.run_id,
+            params=[Param(name, str(value)) for name, value in params.items() if name not in run.data.params],
+            tags=[RunTag(name, value) for name, value in own.items()] if found else [],
+        )
+        return str(run.info.run_id)
+
+    def log_metrics(self, run_id: str, rows: Iterable[tuple[str, float, int]]) -> None:
+        """Log (name, value, step) in as few calls as can be. The same row logged twice stands there once."""
+        from mlflow.entities import Metric
+
+        # MLflow tells rows apart by their timestamp too; a wall clock would double the curve of a resumed run.
+        start = self.client.get_run(run_id).info.start_time
+        metrics = [Metric(name, value, start + step, step) for name, value, step in rows]
+        for first in range(0, len(metrics), METRICS_PER_CALL):
+            self.client.log_batch(run_id, metrics=metrics[first : first + METRICS_PER_CALL])
+
+    def log_text(self, run_id: str, name: str, text: str) -> None:
+        self.client.log_text(run_id, text, name)
+
+    def read_text(self, run_id: str, name: str) -> str:
+        """Raises: FileNotFoundError: the run has no such artifact."""
+        from mlflow.exceptions import MlflowException
+
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                return Path(self.client.download_artifacts(run_id, name, scratch)).read_text()
+            except (OSError, MlflowException) as error:
+                raise FileNotFoundError(f"run {run_id} has no artifact {name!r}") from error
+
+    def describe(self, ref: ModelRef, page: str, summary: str) -> None:
+        """Show `page` (Markdown) with the run of a version, and `summary` in the list of versions."""
+        self.set_tags(ref.run_id, {DESCRIPTION: page[:MAX_PAGE]})
+        self.client.update_model_version(self.project, str(ref.version), summary[:MAX_SUMMARY])
+
+    def log_file(self, run_id: str, path: str | Path, folder: str = "") -> None:
+        self.client.log_artifact(run_id, str(path), folder or None)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        self.client.set_terminated(run_id, status)
+
+    def reap(self) -> list[str]:
+        """Close the runs that a dead process of this machine left RUNNING, as KILLED; returns their ids."""
+        left = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
+        dead = [run.info.run_id for run in left if _is_dead(run.data.tags.get(PROCESS))]
+        for run_id in dead:
+            self.client.set_terminated(run_id, "KILLED")
+        return dead
+
+    # --- versions ---------------------------------------------------------------------------------
+
+    def register(
+        self,
+        run_id: str,
+        model_folder: str,
+        *,
+        decision_id: str,
+        tags: Mapping[str, str],
+        example: "pa.Table",
+        expected: "np.ndarray",
+    ) -> ModelRef:
+        """Register the folder of a fit as the one version of `decision_id`, after it has predicted as served.
+
+        Raises:
+            ModelError: it does not load with pickle refused and without this repository, or predicts otherwise.
+        """
+        if (registered := self.by_decision(decision_id)) is not None:
+            return registered
+        tags = {**tags, DECISION: decision_id}
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            save_served_model(model_folder, folder, run_id)
+            check_as_served(folder, example, expected)
+            model = self._logged_model(run_id, decision_id, tags)
+            self.client.log_model_artifacts(model.model_id, str(folder))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        self.set_tags(run_id, tags)
+        self._ensure_registered_model()
+        # The location, not `models:/…`: MLflow would look that up in its global tracking URI, which is not ours.
+        made = self.client.create_model_version(
+            self.project,
+            source=model.artifact_location,
+            run_id=run_id,
+            model_id=model.model_id,
+            tags=dict(tags),
+            await_creation_for=0,
+        )
+        return self._ref(made)
+
+    def _logged_model(self, run_id: str, decision_id: str, tags: Mapping[str, str]) -> Any:
+        """MLflow's entity that owns the files; the one of an interrupted registration is used again."""
+        from mlflow.entities import LoggedModelOutput
+
+        found = self.client.search_logged_models(
+            [self.experiment_id], f"tags.`{DECISION}` = '{decision_id}'", max_results=1
+        )
+        if found:
+            return found[0]
+        model = self.client.create_logged_model(
+            self.experiment_id, name=self.project, source_run_id=run_id, tags=dict(tags), model_type="perennial"
+        )
+        self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        return model
+
+    def _ensure_registered_model(self) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(self.project)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def load(self, ref: ModelRef) -> "ServedModel":
+        """The predictor, made by the copy of the code that was registered with it, never by today's."""
+        return load_registered_folder(self._fetch(ref))
+
+    def model_folder(self, ref: ModelRef) -> Path:
+        """Where the files of its fit lie, as `FitResult.model` names them."""
+        from mlflow.models import Model
+
+        folder = self._fetch(ref)
+        flavor = Model.load(str(folder)).flavors["python_function"]
+        return folder / flavor["artifacts"]["model"]["path"]
+
+    def _fetch(self, ref: ModelRef) -> Path:
+        from mlflow.artifacts import download_artifacts
+
+        uri = self.client.get_model_version_download_uri(ref.name, str(ref.version))
+        # A local path is used where it lies; anything else is fetched.
+        return Path(download_artifacts(artifact_uri=uri, tracking_uri=self.tracking_uri))
+
+    def version(self, number: int) -> ModelRef:
+        """Raises: ModelError: there is no such version."""
+        return self._ref(self._version(number))
+
+    def has_version(self, number: int) -> bool:
+        try:
+            return bool(self._version(number))
+        except ModelError:
+            return False
+
+    def tags(self, ref: ModelRef) -> dict[str, str]:
+        return dict(self._version(ref.version).tags)
+
+    def by_decision(self, decision_id: str) -> ModelRef | None:
+        found = self.client.search_model_versions(
+            f"name = '{self.project}' and tags.`{DECISION}` = '{decision_id}'", max_results=1
+        )
+        return self._ref(found[0]) if found else None
+
+    def _version(self, number: int) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_model_version(self.project, str(number))
+        except MlflowException as error:
+            raise ModelError(
+                f"model {self.project!r} has no version {number}",
+                got=error.message,
+                expected="a version that is registered and was not deleted",
+                fix=f"look at the versions of {self.project!r} in MLflow",
+            ) from error
+
+    def _ref(self, made: Any) -> ModelRef:
+        number = int(made.version)
+        return ModelRef(name=self.project, version=number, run_id=made.run_id, uri=f"models:/{self.project}/{number}")
+
+    # --- aliases ----------------------------------------------------------------------------------
+
+    def aliases(self) -> dict[str, int]:
+        found = self.client.search_registered_models(f"name = '{self.project}'", max_results=1)
+        return {alias: int(number) for alias, number in found[0].aliases.items()} if found else {}
+
+    def set_alias(self, alias: str, version: int) -> None:
+        """Raises: ModelError: there is no such version."""
+        self._version(version)
+        self.client.set_registered_model_alias(self.project, alias, str(version))
+
+    def delete_alias(self, alias: str) -> None:
+        self.client.delete_registered_model_alias(self.project, alias)
+
+
+# --- the database ---------------------------------------------------------------------------------
+
+
+def create_database(tracking_uri: str, artifacts_uri: str) -> None:
+    """Make MLflow's SQLite file, once and whole. Two processes that first use an empty one crash each other, and a
+    kill amid the migrations would leave one that neither works nor is made anew."""
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not tracking_uri.startswith("sqlite:///") or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_name(f"{path.name}.lock")):
+        if path.exists():
+            return
+        _keep_quiet()
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        # The migrations wait a hundred times for the disk (1 to 5 s); in memory there is nothing to wait for (0.7 s).
+        memory = Path("/dev/shm")
+        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
+            made = Path(scratch) / path.name
+            SqlAlchemyStore(f"sqlite:///{made}", artifacts_uri).engine.dispose()
+            temporary = Path(shutil.copy(made, path.with_name(f".{path.name}.new")))
+        temporary.replace(path)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# --- whose run it is ------------------------------------------------------------------------------
+
+
+def _own_process() -> str:
+    import psutil
+
+    own = psutil.Process()
+    return json.dumps({"host": socket.gethostname(), "pid": own.pid, "started": own.create_time()})
+
+
+def _is_dead(process: str | None) -> bool:
+    """True only where it can be known: a process of this machine that is gone, or whose number another one has."""
+    import psutil
+
+    owner = json.loads(process) if process else {}
+    if owner.get("host") != socket.gethostname():
+        return False
+    try:
+        found = psutil.Process(owner["pid"])
+        return abs(found.create_time() - owner["started"]) > 2 or found.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+# --- the model as it is served --------------------------------------------------------------------
+
+
+def load_model_folder(path: str) -> "ServedModel":
+    """The predictor for the folder of a fit that is not registered yet."""
+    from tasks.stores.served_model import ServedModel
+
+    return ServedModel(path)
+
+
+def load_registered_folder(folder: Path) -> "ServedModel":
+    """The predictor of a registered folder: its own `served_model.py` on its own files."""
+    from mlflow.models import Model
+
+    flavor = Model.load(str(folder)).flavors["python_function"]
+    code = folder / Path(flavor["model_code_path"]).name
+    spec = importlib.util.spec_from_file_location(f"served_model_{folder.parent.name.replace('-', '_')}", code)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{code} cannot be imported", expected="the Python file that the model was registered with")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ServedModel(folder / flavor["artifacts"]["model"]["path"])
+
+
+def save_served_model(model_folder: str, folder: Path, run_id: str) -> None:
+    """Write an MLflow model (models-from-code pyfunc) that stands alone: its files, its code, its requirements.
+
+    Without a signature: with one MLflow refuses Arrow tables, pandas categories and integers, which the model takes.
+    """
+    from tasks.stores import served_model
+
+    # isort: split
+    import mlflow.pyfunc  # after the served model, which keeps the warnings of its import quiet
+    from mlflow.models import Model
+
+    mlflow.pyfunc.save_model(
+        folder,
+        python_model=served_model.__file__,
+        artifacts={"model": model_folder},
+        # Without a list MLflow infers one by running the model in another process, for 19 s.
+        pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in SERVED_WITH],
+        mlflow_model=Model(run_id=run_id),
+    )
+    # MLflow writes down where the files came from on this machine, and needs neither.
+    saved = Model.load(str(folder))
+    flavor = saved.flavors["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    flavor["artifacts"]["model"]["uri"] = flavor["artifacts"]["model"]["path"]
+    saved.save(str(folder / "MLmodel"))
+
+
+def check_as_served(folder: Path, example: "pa.Table", expected: "np.ndarray") -> None:
+    """Load and predict in a process that refuses pickle and cannot see this repository; compare with `expected`.
+
+    Raises:
+        ModelError: it fails there, or its predictions differ.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    asked, answer = folder.parent / "example.arrow", folder.parent / "answer.npy"
+    with pa.ipc.new_file(asked, example.schema) as writer:
+        writer.write_table(example)
+    packages = [path for path in sys.path if path and not (Path(path) / "tasks" / "stores").is_dir()]
+    done = subprocess.run(
+        # -I -S: no PYTHONPATH, no working directory, and none of the .pth files by which an editable install is found.
+        [sys.executable, "-I", "-S", STORES / "served_check.py", folder, asked, answer, json.dumps(packages)],
+        cwd=folder.parent,
+        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ModelError(
+            "the model does not work as served, so it is not registered",
+            got=done.stderr.strip()[-2000:],
+            expected="it loads without pickle, in a process without this repository, and predicts the example rows",
+        )
+    got = np.load(answer)
+    if got.shape != expected.shape or not np.allclose(got, expected, **TOLERANCE, equal_nan=True):
+        raise ModelError(
+            "the model predicts otherwise as served than it did, so it is not registered",
+            got=f"shape {got.shape}, first {got.ravel()[:3]}",
+            expected=f"shape {expected.shape}, first {expected.ravel()[:3]}",
+        )

@@ -1,0 +1,399 @@
+"""Suites: Great Expectations on plain JSON, run by DuckDB over a staged Parquet file, out of core.
+
+An expectation is about single rows (`row`: a failing row can be told apart and put aside) or about the batch as a whole
+(`batch`). An expectation that can be told row by row is `row` unless it says `meta: {"scope": "batch"}`; every other
+one (an aggregate, a regular expression, anything with `mostly`) is `batch`.
+"""
+
+import html
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tasks.core.errors import ValidationError
+from tasks.core.records import Finding, write_text_atomically
+
+if TYPE_CHECKING:
+    import duckdb
+
+SEVERITIES = ("critical", "warning", "info")
+_NOISE = (  # of dependencies, on import and in use
+    r"module 'sre_\w+' is deprecated",
+    "duckdb-engine doesn't yet support reflection on indices",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """One line of a suite."""
+
+    type: str
+    kwargs: Mapping[str, Any]
+    severity: Literal["critical", "warning", "info"]
+    scope: Literal["batch", "row"]
+
+    @property
+    def column(self) -> str | None:
+        return self.kwargs.get("column")
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """What is true of every batch of a table. `may_be_all_null`: columns in which a batch may hold no value at all."""
+
+    name: str
+    expectations: tuple[Expectation, ...]
+    may_be_all_null: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowRule:
+    """`failing` is SQL that is true of a row that has to be put aside, for `reason`."""
+
+    reason: str
+    failing: str
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a suite.
+
+    Raises:
+        ValidationError: no such file, not JSON, an unknown key or expectation, or a critical row expectation that
+            cannot be told row by row.
+    """
+    try:
+        data = json.loads(path.read_text())
+        known = {"name", "expectations", "meta"}
+        if unknown := set(data) - known:
+            raise ValueError(f"unknown keys {sorted(unknown)}, expected {sorted(known)}")
+        expectations = tuple(_expectation(line) for line in data["expectations"])
+        meta = data.get("meta", {})
+        return Suite(data["name"], expectations, tuple(meta.get("may_be_all_null", ())))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValidationError(
+            f"suite {path} cannot be used",
+            got=error,
+            expected="a Great Expectations suite in JSON",
+            fix=f"correct {path}",
+        ) from error
+
+
+def _expectation(line: Mapping[str, Any]) -> Expectation:
+    if unknown := set(line) - {"type", "kwargs", "severity", "meta"}:
+        raise ValueError(f"unknown keys {sorted(unknown)} in {line.get('type')}")
+    severity = line.get("severity", "critical")
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity {severity!r} of {line['type']} is not one of {SEVERITIES}")
+    kwargs, form = line.get("kwargs", {}), _ROW_FORMS.get(line["type"])
+    untold = sorted(set(kwargs) - set(form.kwargs)) if form else ["its type"]
+    scope = line.get("meta", {}).get("scope", "batch" if untold else "row")
+    if scope == "row" and untold:
+        raise ValueError(
+            f"{line['type']} cannot be told row by row, for {', '.join(untold)}; "
+            f"row expectations are {sorted(_ROW_FORMS)}"
+        )
+    return Expectation(line["type"], kwargs, severity, scope)
+
+
+# --- Great Expectations --------------------------------------------------------------------------------
+
+
+def audit(
+    parquet: str,
+    suite: Suite,
+    *,
+    docs: Path,
+    standing: Sequence[Finding] = (),
+    memory_limit: str = "4GB",
+    threads: int = 0,
+) -> list[Finding]:
+    """Run the suite over a staged file; returns what did not hold, with `standing`, what was found before.
+
+    The Data Docs page at `docs` shows both.
+
+    Raises:
+        ValidationError: an expectation that Great Expectations does not know.
+    """
+    import duckdb
+
+    database = Path(parquet).with_name("audit.duckdb")
+    docs.parent.mkdir(parents=True, exist_ok=True)
+    database.unlink(missing_ok=True)
+    try:
+        with duckdb.connect(str(database)) as connection:
+            connection.execute(f"create view batch as select * from {parquet_rows(parquet)}")
+            keywords = {word for (word,) in connection.sql("select keyword_name from duckdb_keywords()").fetchall()}
+        config = {"memory_limit": memory_limit} | ({"threads": threads} if threads else {})
+        result = _validate(database, suite, config, keywords)
+        found = [finding for one in result.results if (finding := _finding(one, suite)) is not None]
+        write_text_atomically(docs, _render(result, [*standing, *found]))
+    finally:
+        database.unlink(missing_ok=True)
+    return [*standing, *found]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        yield
+
+
+@cache
+def _context() -> Any:
+    with _quiet():
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import (
+            DataContextConfig,
+            InMemoryStoreBackendDefaults,
+            ProgressBarsConfig,
+        )
+        from great_expectations.execution_engine import sqlalchemy_execution_engine as engine
+
+        logging.getLogger("great_expectations").setLevel(logging.ERROR)
+        # It fetches rows after it has closed the connection, unless the dialect is one whose connection is kept.
+        engine._PERSISTED_CONNECTION_DIALECTS = (*engine._PERSISTED_CONNECTION_DIALECTS, _Dialect("duckdb"))
+        config = DataContextConfig(
+            store_backend_defaults=InMemoryStoreBackendDefaults(),
+            progress_bars=ProgressBarsConfig(globally=False),
+            analytics_enabled=False,
+        )
+        return gx.get_context(mode="ephemeral", project_config=config)
+
+
+class _Dialect(str):
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+def _validate(database: Path, suite: Suite, config: Mapping[str, Any], keywords: set[str]) -> Any:
+    import sqlalchemy
+
+    context, name = _context(), database.parent.name
+    with _quiet():
+        source = context.data_sources.add_sql(
+            name,
+            connection_string=f"duckdb:///{database}",
+            kwargs={"connect_args": {"config": dict(config)}},
+        )
+        executor = source.get_execution_engine()
+        engine = executor.engine
+        # Nothing is written, and one check that fails must not take the others down with its transaction.
+        engine.dialect.do_begin = engine.dialect.do_commit = engine.dialect.do_rollback = lambda _: None
+        engine.dialect.identifier_preparer.reserved_words = keywords  # its own are PostgreSQL's
+        sqlalchemy.event.listen(engine, "checkout", lambda raw, *_: raw.execute("set TimeZone = 'UTC'"))
+        try:
+            asset = source.add_table_asset("batch", table_name="batch")
+            batch = asset.add_batch_definition_whole_table("all").get_batch()
+            return batch.validate(_build(suite), result_format="SUMMARY")
+        finally:
+            if executor._connection:  # which it keeps, see _context
+                executor._connection.close()
+            engine.dispose()
+            source.get_engine().dispose()
+            context.data_sources.delete(name)
+
+
+def _build(suite: Suite) -> Any:
+    """The suite as Great Expectations has it. `meta.line` tells a result's line, for results come in any order."""
+    import great_expectations as gx
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    built = []
+    for number, e in enumerate(suite.expectations):
+        line = ExpectationConfiguration(type=e.type, kwargs=dict(e.kwargs), severity=e.severity, meta={"line": number})
+        try:
+            # Given as a dictionary, an expectation that is not known would be logged and left out.
+            built.append(line.to_domain_obj())
+        except Exception as error:
+            raise ValidationError(
+                f"{e.type} in suite {suite.name!r} is not one that Great Expectations knows", got=error,
+                expected="a type and arguments of its gallery", fix="correct the suite's JSON",
+            ) from error  # fmt: skip
+    return gx.ExpectationSuite(suite.name, expectations=built)
+
+
+def _render(result: Any, findings: Sequence[Finding]) -> str:
+    """The Data Docs page of one batch. What did not hold stands first, and can be read without a network."""
+    with _quiet():
+        from great_expectations.render.renderer import ValidationResultsPageRenderer
+        from great_expectations.render.view import DefaultJinjaPageView
+
+        page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+    rows = "".join(
+        f"<li><b>{f.severity}</b> ({f.scope}): {html.escape(f.reason)}"
+        f"{f', {f.failing_rows:,} rows' if f.failing_rows else ''}</li>"
+        for f in findings
+    )
+    summary = f"<ul>{rows}</ul>" if findings else "<p>Nothing: every expectation holds.</p>"
+    return str(page).replace("<body>", f'<body><main style="padding:1em"><h1>What did not hold</h1>{summary}</main>', 1)
+
+
+def _finding(one: Any, suite: Suite) -> Finding | None:
+    if one.success:
+        return None
+    expectation = suite.expectations[one.expectation_config.meta["line"]]
+    told = one.exception_info
+    problems = [told] if "raised_exception" in told else list(told.values())
+    if raised := next((p["exception_message"] for p in problems if p.get("raised_exception")), None):
+        # A check that could not be made is no check: it counts as the gravest failure.
+        reason, severity, scope, rows = (
+            f"{describe(expectation)} could not be checked: {raised}",
+            "critical",
+            "batch",
+            0,
+        )
+    else:
+        rows = int(one.result.get("unexpected_count") or 0)
+        observed = one.result.get("observed_value")
+        reason = describe(expectation) + ("" if observed is None else f", observed {observed}")
+        severity, scope = expectation.severity, expectation.scope
+    return Finding(
+        expectation=expectation.type, column=expectation.column, severity=severity, scope=scope, failing_rows=rows,
+        reason=reason,
+    )  # fmt: skip
+
+
+# --- the same row expectations as SQL -----------------------------------------------------------------------
+
+
+def row_rules(suite: Suite) -> list[RowRule]:
+    """The suite's critical row expectations, compiled; they agree with Great Expectations row for row."""
+    return [
+        RowRule(describe(e), _ROW_FORMS[e.type].failing(e.kwargs))
+        for e in suite.expectations
+        if e.scope == "row" and e.severity == "critical"
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How many rows keep every rule, how many do not, and how many fail by each reason."""
+
+    rows: int
+    failing_rows: int
+    reasons: Mapping[str, int]
+
+
+def parquet_rows(path: str) -> str:
+    """A Parquet file as a relation, in SQL."""
+    return f"read_parquet({_literal(path)})"
+
+
+def judge_rows(connection: "duckdb.DuckDBPyConnection", rows: str, rules: Sequence[RowRule]) -> Judged:
+    """Try every row of the relation `rows` (SQL) against every rule, into the temporary table `judged`."""
+    reasons = ", ".join(f"case when ({rule.failing}) then {_literal(rule.reason)} end" for rule in rules)
+    connection.execute(
+        f"create or replace temp table judged as select *, "
+        f"list_filter([{reasons}]::varchar[], lambda x: x is not null) as reasons from {rows}"
+    )
+    counts = connection.execute("select unnest(reasons) as reason, count(*) from judged group by 1 order by 2 desc, 1")
+    by_reason = dict(counts.fetchall())
+    total, failing = connection.execute(
+        "select count(*), count(*) filter (len(reasons) > 0) from judged"
+    ).fetchall()[0]  # fmt: skip
+    return Judged(total - failing, failing, by_reason)
+
+
+def write_clean(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
+    """The judged rows that keep every rule, whole under `path` or not at all."""
+    _write(connection, "select * exclude (reasons) from judged where len(reasons) = 0", path)
+
+
+def write_quarantine(connection: "duckdb.DuckDBPyConnection", path: Path, judged: Judged) -> None:
+    """The judged rows that fail, with their `reasons`; no file where none fails, nor one of an earlier audit."""
+    if judged.failing_rows:
+        _write(connection, "select * from judged where len(reasons) > 0", path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(connection: "duckdb.DuckDBPyConnection", query: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    connection.execute(f"copy ({query}) to {_literal(str(unfinished))} (format parquet)")
+    unfinished.replace(path)
+
+
+def describe(expectation: Expectation) -> str:
+    """What the expectation asks, in a few words: `visibility_miles between 0 and 10`."""
+    kwargs = {k: v for k, v in expectation.kwargs.items() if k != "column"}
+    words = re.sub(r"^expect_(column_values_to_be_|column_values_to_|column_)?", "", expectation.type).replace("_", " ")
+    if {"min_value", "max_value"} & set(kwargs):
+        words = words.removesuffix(" to be between").removesuffix("between").strip()
+        words += f" between {kwargs.pop('min_value', '-∞')} and {kwargs.pop('max_value', '∞')}"
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in kwargs.items())
+    return " ".join(part.strip() for part in (expectation.column, words, told) if part)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return "null" if value is None else str(value)
+
+
+def _name(column: str) -> str:
+    return '"' + column.replace('"', '""') + '"'
+
+
+def _outside(value: str, kwargs: Mapping[str, Any]) -> str:
+    low, high = kwargs.get("min_value"), kwargs.get("max_value")
+    below = f"{value} {'<=' if kwargs.get('strict_min') else '<'} {_literal(low)}"
+    above = f"{value} {'>=' if kwargs.get('strict_max') else '>'} {_literal(high)}"
+    return " or ".join(["false", *([below] if low is not None else []), *([above] if high is not None else [])])
+
+
+def _in_set(kwargs: Mapping[str, Any]) -> str:
+    return f"{_name(kwargs['column'])} in ({', '.join(map(_literal, kwargs['value_set']))})"
+
+
+def _repeated(columns: Sequence[str]) -> str:
+    listed = ", ".join(map(_name, columns))
+    missing = " and ".join(f"{_name(column)} is null" for column in columns)
+    return f"not ({missing}) and count(*) over (partition by {listed}) > 1"
+
+
+def _not_greater(kwargs: Mapping[str, Any]) -> str:
+    sign = ">=" if kwargs.get("or_equal") else ">"
+    return f"not ({_name(kwargs['column_A'])} {sign} {_name(kwargs['column_B'])})"
+
+
+@dataclass(frozen=True, slots=True)
+class RowForm:
+    """A kind of expectation in SQL: `failing` is true of a row that fails it, null or false of others. A missing
+    value passes as it does in Great Expectations. `kwargs` are those that the SQL honours."""
+
+    failing: Callable[[Mapping[str, Any]], str]
+    kwargs: tuple[str, ...]
+
+
+_RANGE = ("column", "min_value", "max_value", "strict_min", "strict_max")
+_PAIR = ("column_A", "column_B")
+_ROW_FORMS = {
+    "expect_column_values_to_not_be_null": RowForm(lambda k: f"{_name(k['column'])} is null", ("column",)),
+    "expect_column_values_to_be_null": RowForm(lambda k: f"{_name(k['column'])} is not null", ("column",)),
+    "expect_column_values_to_be_between": RowForm(lambda k: _outside(_name(k["column"]), k), _RANGE),
+    "expect_column_value_lengths_to_be_between": RowForm(
+        lambda k: _outside(f"length({_name(k['column'])})", k), _RANGE
+    ),
+    "expect_column_value_lengths_to_equal": RowForm(
+        lambda k: f"length({_name(k['column'])}) != {_literal(k['value'])}", ("column", "value")
+    ),
+    "expect_column_values_to_be_in_set": RowForm(lambda k: f"not ({_in_set(k)})", ("column", "value_set")),
+    "expect_column_values_to_not_be_in_set": RowForm(_in_set, ("column", "value_set")),
+    "expect_column_values_to_be_unique": RowForm(lambda k: _repeated([k["column"]]), ("column",)),
+    "expect_compound_columns_to_be_unique": RowForm(lambda k: _repeated(k["column_list"]), ("column_list",)),
+    "expect_column_pair_values_a_to_be_greater_than_b": RowForm(_not_greater, (*_PAIR, "or_equal")),
+    "expect_column_pair_values_to_be_equal": RowForm(
+        lambda k: f"{_name(k['column_A'])} is distinct from {_name(k['column_B'])}", _PAIR
+    ),
+}
