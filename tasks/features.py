@@ -1,0 +1,229 @@
+"""Features: build the feature tables by SQL, and write the newest values to the online store.
+
+A feature row is what was knowable at its `event_timestamp`, so a row that becomes known late changes nothing before the
+moment it became known. That is why a build may start at the smallest known time that was committed since the last one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+
+from tasks.account import step
+from tasks.core.errors import FeatureError
+from tasks.core.records import TableRef, digest
+from tasks.home import open_feature_store, open_lake
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from tasks.stores.feature_store import Table
+    from tasks.stores.lake import Lake
+
+BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
+INSTANT = timedelta(microseconds=1)
+TIMES = {"event_timestamp": "TIMESTAMP WITH TIME ZONE", "created_timestamp": "TIMESTAMP WITH TIME ZONE"}
+
+
+@task(task_run_name="build features")
+def build_features(
+    project: str, services: tuple[str, ...], tables: tuple[TableRef, ...], as_of: datetime
+) -> tuple[TableRef, ...]:
+    """Bring every feature table of the services up to `as_of`, which it includes, from these versions of `tables`.
+
+    A view whose table has no SQL file, `<feature_repo>/<project>/<table>.sql`, reads a table of the lake as it is.
+
+    Raises:
+        FeatureError: an unknown project or service, or SQL that does not give what the views declare.
+    """
+    store = open_feature_store(project)
+    with step("features", project) as line:
+        asked = store.definitions.tables(services)
+        builder = Builder(open_lake(project), store.folder / project, {ref.name: ref for ref in tables}, asked, as_of)
+        for name in asked:
+            ref = builder.build(name)
+            line.progress(f"{name}: {ref.rows:,} rows")
+        line.note(f"{len(builder.built)} tables · {sum(ref.rows for ref in builder.built.values()):,} rows")
+        line.note(f"{builder.written_rows:,} written")
+        return tuple(builder.built.values())
+
+
+@task(task_run_name="materialize features")
+def materialize_features(
+    project: str, services: tuple[str, ...], tables: tuple[TableRef, ...], as_of: datetime, lookback: timedelta
+) -> dict[str, int]:
+    """Write the newest row of each key, as known at `as_of`, to the online store; rows written per view.
+
+    `tables` are the versions to read: those of `build_features`, and of the lake where a view reads it as it is.
+    """
+    lake = open_lake(project)
+    with step("materialize", project) as line:
+        written = open_feature_store(project).materialize(
+            services,
+            as_of=as_of,
+            lookback=lookback,
+            versions={ref.name: ref.version for ref in tables},
+            builds={ref.name: _said(lake, ref).get("sql", "") for ref in tables},
+        )
+        line.note(f"{sum(written.values()):,} rows")
+        return written
+
+
+# --- building one table -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a feature table's newest commit says of how it was made."""
+
+    sql: str  # digest of the SQL
+    end: datetime  # rows up to here, exclusive
+    sources: dict[str, dict[str, Any]]  # table -> version, digest
+
+    @property
+    def digest(self) -> str:
+        return digest([self.sql, self.end, {name: source["digest"] for name, source in self.sources.items()}])
+
+    def properties(self, start: datetime) -> dict[str, str]:
+        # `min_created` is what a table built from this one has to look at.
+        said = {"sql": self.sql, "end": self.end.isoformat(), "sources": json.dumps(self.sources)}
+        return {**said, "min_created": start.isoformat(), "digest": self.digest}
+
+    @classmethod
+    def of(cls, said: Mapping[str, str]) -> "Build":
+        return cls(said["sql"], datetime.fromisoformat(said["end"]), json.loads(said["sources"]))
+
+
+class Builder:
+    """Builds feature tables, each after the feature tables that its SQL reads."""
+
+    def __init__(
+        self, lake: "Lake", folder: Path, sources: dict[str, TableRef], asked: dict[str, "Table"], as_of: datetime
+    ) -> None:
+        self.lake, self.folder, self.sources, self.asked, self.as_of = lake, folder, sources, asked, as_of
+        self.built: dict[str, TableRef] = {}
+        self.written_rows = 0
+        self._building: list[str] = []
+
+    def build(self, name: str) -> TableRef:
+        """The table as of the builder's moment; written only where something is new."""
+        path = self.folder / f"{name}.sql"
+        if name in self.built or not path.is_file():
+            return self.built.get(name) or self._source(name, path)
+        if name in self._building:
+            raise FeatureError(f"{path} reads itself", got=" -> ".join([*self._building, name]))
+        if name in self.sources:
+            raise FeatureError(
+                f"{path} would replace the ingested table {name!r}", fix="give the SQL file another name"
+            )
+        self._building.append(name)
+        sql = path.read_text().strip().rstrip(";")
+        sources = {table: self.build(table) for table in self._tables_read(path, sql)}
+        self.built[name] = self._bring_up(path, sql, sources)
+        self._building.pop()
+        return self.built[name]
+
+    def _source(self, name: str, path: Path) -> TableRef:
+        if name not in self.sources:
+            known = sorted({*self.sources, *(file.stem for file in self.folder.glob("*.sql"))})
+            raise FeatureError(f"no table {name!r}", got=f"neither ingested, nor {path}", expected=f"one of {known}")
+        return self.sources[name]
+
+    def _tables_read(self, path: Path, sql: str) -> list[str]:
+        parsed = json.loads(self.lake.session().execute("select json_serialize_sql(?)", [sql]).fetchall()[0][0])
+        if parsed["error"]:
+            raise FeatureError(f"{path} is not SQL", got=parsed["error_message"])
+        # A name that is also a CTE's is kept where there is such a table: too many sources cost a rebuild, too few
+        # would leave a feature stale.
+        ctes = {entry["key"].lower() for node in _nodes(parsed) for entry in node.get("cte_map", {}).get("map", [])}
+        names = sorted({node["table_name"] for node in _nodes(parsed) if node.get("type") == "BASE_TABLE"})
+        known = {*self.sources, *(file.stem for file in self.folder.glob("*.sql"))}
+        return [name for name in names if name.lower() not in ctes or (name in known and name != path.stem)]
+
+    def _bring_up(self, path: Path, sql: str, sources: dict[str, TableRef]) -> TableRef:
+        name, last = path.stem, None
+        read = {table: {"version": ref.version, "digest": ref.digest} for table, ref in sources.items()}
+        build = Build(digest(sql), self.as_of + INSTANT, read)
+        if self.lake.exists(name):
+            commits = self.lake.commits(name)
+            for commit in reversed(commits):
+                if commit.properties.get("digest") == build.digest:
+                    return self.lake.ref(name, commit.version)
+            last = Build.of(commits[-1].properties)
+            # Never shorter than it was: to a join, rows after its time are invisible anyway.
+            build = Build(build.sql, max(build.end, last.end), read)
+        start = self._start(build, last)
+        if start >= build.end:
+            return self.lake.latest(name)
+        with self.lake.session() as connection:
+            for table, ref in sources.items():
+                scan = self.lake.scan(table, ref.version)
+                known = f"select * from {scan} where created_timestamp < timestamptz '{build.end.isoformat()}'"
+                connection.execute(f'create view "{table}" as {known}')
+            self.written_rows += _run(connection, path, sql, start, build.end, self.asked.get(name))
+            rows = connection.sql("from built_").to_arrow_reader(100_000)
+            since = None if start == BEGINNING else start
+            return self.lake.replace(name, rows, start=since, properties=build.properties(start))
+
+    def _start(self, build: Build, last: Build | None) -> datetime:
+        """Where the rows begin that can differ from those of the last build."""
+        if last is None or last.sql != build.sql or last.sources.keys() != build.sources.keys():
+            return BEGINNING
+        start = last.end
+        for table, source in build.sources.items():
+            before = last.sources[table]
+            if source["version"] == before["version"] and source["digest"] != before["digest"]:
+                return BEGINNING  # another table of that name
+            for commit in self.lake.commits(table, after=before["version"]):
+                if commit.version <= source["version"] and "min_created" in commit.properties:
+                    start = min(start, datetime.fromisoformat(commit.properties["min_created"]))
+        return start
+
+
+def _run(
+    connection: "duckdb.DuckDBPyConnection", path: Path, sql: str, start: datetime, end: datetime, asked: "Table | None"
+) -> int:
+    """Make the table `built_` of the rows in [start, end), and check that they are what the views declare."""
+    import duckdb
+
+    # The line break ends a comment on the file's last line.
+    query = f"select * from ({sql}\n) where event_timestamp >= $start and event_timestamp < $end"
+    try:
+        connection.execute(f"create temp table built_ as {query}", {"start": start, "end": end})
+    except duckdb.Error as error:
+        raise FeatureError(f"{path} does not run", got=error) from error
+    columns = {name: kind for name, kind, *_ in connection.execute("describe built_").fetchall()}
+    declared = {**TIMES, **(asked.columns if asked else {})}
+    if wrong := [name for name, kind in declared.items() if columns.get(name) != kind]:
+        raise FeatureError(
+            f"{path} does not give what the views declare",
+            got={name: columns.get(name, "missing") for name in wrong},
+            expected={name: declared[name] for name in wrong},
+            fix="name and cast the columns in the SQL, or declare them otherwise in the feature file",
+        )
+    identity = ", ".join(f'"{column}"' for column in (*(asked.key if asked else ()), *TIMES))
+    doubled = f"select {identity}, count(*) as rows from built_ group by all having rows > 1 limit 1"
+    if asked and (found := connection.execute(doubled).fetchall()):
+        raise FeatureError(
+            f"{path} gives several rows of one key at one moment", got=found[0], expected=f"one per {identity}"
+        )
+    return int(connection.execute("select count(*) from built_").fetchall()[0][0])
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a parsed query."""
+    if isinstance(tree, dict):
+        yield tree
+        for value in tree.values():
+            yield from _nodes(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _nodes(value)
+
+
+def _said(lake: "Lake", ref: TableRef) -> dict[str, str]:
+    return next(c.properties for c in lake.commits(ref.name, after=ref.version - 1) if c.version == ref.version)

@@ -1,0 +1,203 @@
+"""Train: the fit as a child process, its curves live in MLflow, its result or its reason to stop."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from configs.recipe import ModelSection
+from configs.settings import load_settings
+from tasks.account import step
+from tasks.core.errors import FitError
+from tasks.core.fit_output import LOG, PARENT, finished, open_output, read_error, read_metrics
+from tasks.core.records import FitResult, FitSpec, ModelRef, TrainingSetRef
+
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 5.0  # a launcher of several processes needs a moment to end them
+LOG_LINES = 20
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+Metrics = list[dict[str, Any]]
+
+
+def _fit_name() -> str:
+    from prefect.runtime import task_run
+
+    return "refit" if task_run.parameters.get("steps") else "fit"
+
+
+@task(task_run_name=_fit_name)
+def fit_model(
+    project: str,
+    training_set: TrainingSetRef,
+    model: ModelSection,
+    seed: int,
+    decision_id: str,
+    run_id: str,
+    steps: int | None = None,
+    champion: ModelRef | None = None,
+) -> FitResult:
+    """Fit on split `fit`, choosing the best epoch by `validation`; or, given the `steps` of a fit, refit on `all`.
+
+    A refit makes as many passes as the judged fit had made at its best step, under the same schedule: on more rows
+    that is proportionally more steps. The literal number of steps on more rows is fewer passes, and was worse.
+    With `model.warm_start` both begin with the champion's weights; the gate judges on rows that it has not seen.
+    """
+    from tasks.stores.registry import Registry
+
+    settings = load_settings()
+    kind = "refit" if steps else "fit"
+    steps = steps and refit_steps(training_set, model.batch_size, steps)
+    registry = Registry(settings.mlflow_uri, settings.mlflow_artifacts, project)
+    warm = registry.model_folder(champion) if model.warm_start and champion is not None else None
+    spec = fit_spec(training_set, model, seed, settings.folder("runs", project) / decision_id / kind, steps, warm)
+    with step(kind, model.network) as line:
+
+        def report(lines: Metrics) -> None:
+            line.progress(progress_text(lines[-1], model, steps))
+            registry.log_metrics(run_id, metric_rows(lines, kind))
+
+        result = launch_fit(spec, report)
+        line.note(result_text(result))
+    return result
+
+
+def refit_steps(training_set: TrainingSetRef, batch_size: int, steps: int) -> int:
+    """Optimizer steps on all rows that are as many passes over them as `steps` were over the fit rows."""
+    fit, everything = training_set.splits["fit"], training_set.splits["all"]
+    fit_rows, all_rows = fit.stop - fit.start, everything.stop - everything.start
+    passes = steps * min(batch_size, fit_rows) / fit_rows
+    return max(1, round(passes * all_rows / min(batch_size, all_rows)))
+
+
+def fit_spec(
+    training_set: TrainingSetRef,
+    model: ModelSection,
+    seed: int,
+    output: Path,
+    steps: int | None,
+    warm_start: Path | None = None,
+) -> FitSpec:
+    """What the child is told: on splits fit and validation, or for a refit on the split of all rows."""
+    splits = training_set.splits
+    fit, validation = (splits["all"], None) if steps else (splits["fit"], splits["validation"])
+    return FitSpec(
+        training_set=training_set.uri,
+        inputs=training_set.inputs,
+        label="label",
+        label_kind=training_set.label_kind,
+        fit_rows=(fit.start, fit.stop),
+        validation_rows=validation and (validation.start, validation.stop),
+        steps=steps,
+        network=model.network,
+        network_options=model.options,
+        optimizer=model.optimizer.model_dump(),
+        batch_size=model.batch_size,
+        max_epochs=model.max_epochs,
+        patience=model.patience,
+        gradient_clip=model.gradient_clip,
+        precision=model.precision,
+        devices=model.devices,
+        seed=seed,
+        output=str(output),
+        loss=model.loss,
+        warm_start=warm_start and str(warm_start),
+    )
+
+
+def metric_rows(lines: Metrics, kind: str) -> list[tuple[str, float, int]]:
+    """The stream's lines as (name, value, epoch). A refit's curve stands beside the fit's, not on it."""
+    prefix = "" if kind == "fit" else f"{kind}_"
+    return [
+        (prefix + name, float(value), line["epoch"])
+        for line in lines
+        for name, value in line.items()
+        if name not in ("epoch", "step")
+    ]
+
+
+def progress_text(line: dict[str, Any], model: ModelSection, steps: int | None) -> str:
+    if steps:
+        return f"step {line['step']:,}/{steps:,} · loss {line['train_loss']:.4f}"
+    return f"epoch {line['epoch']}/{model.max_epochs} · validation loss {line['validation_loss']:.4f}"
+
+
+def result_text(result: FitResult) -> str:
+    scores = " ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in result.metrics.items() if k.startswith("validation"))
+    text = f"{result.rows:,} rows · best of {result.epochs} epochs: {result.best_epoch}"
+    return f"{text} · {scores}" if scores else f"{result.rows:,} rows · {result.best_step:,} steps"
+
+
+# --- the child process ------------------------------------------------------------------------------
+
+
+def launch_fit(spec: FitSpec, on_metrics: Callable[[Metrics], None]) -> FitResult:
+    """Run the fit as a child and report its metrics as they come. An equal spec that is finished returns at once.
+
+    Raises:
+        FitError: the child's own, or, if it died without one, its exit code and the end of its log.
+    """
+    if (result := finished(spec)) is not None:
+        return result
+    page = open_output(spec)
+    output, reported = page.parent, 0
+    with child_process(page) as child:
+        is_running = True
+        while is_running:
+            # Asked before reading, so that what a child wrote last is read once more after its end.
+            is_running = child.poll() is None
+            lines = read_metrics(output)
+            # Fewer than before: the child began anew, with smaller micro-batches.
+            if new := lines[reported if reported <= len(lines) else 0 :]:
+                on_metrics(new)
+            reported = len(lines)
+            if is_running:
+                time.sleep(POLL_SECONDS)
+    if (result := finished(spec)) is None:
+        raise read_error(output) or died(child.returncode, output / LOG)
+    return result
+
+
+@contextmanager
+def child_process(page: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The training child in a process group of its own, which ends with this block and with this process."""
+    environment = os.environ | {PARENT: str(os.getpid()), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    # The child finds this package, and a network of the user's own, where this process does.
+    own = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *own])
+    with page.with_name(LOG).open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tasks.core.fit", str(page)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        yield child
+    except BaseException:
+        end_group(child)
+        raise
+
+
+def end_group(child: subprocess.Popen[bytes]) -> None:
+    """Terminate the child and what it started; kill what is left after a moment. Checkpoints are whole at any time."""
+    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(patience)
+
+
+def died(code: int, log: Path) -> FitError:
+    end = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    by = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return FitError(f"the training process ended with {by}", got=f"the end of {log}:\n{end}", expected="exit code 0")
