@@ -1,0 +1,39 @@
+"""Monitor: what the champion's window was like, what is to be done about it, and the page that shows it."""
+
+from datetime import datetime
+from typing import Any
+
+from prefect import flow
+
+from flows import shell
+from flows.score import score
+from tasks.core.governor import Decision
+from tasks.deciding import decide, dispatch_pending
+from tasks.monitor_report import show_report
+from tasks.monitoring import find_previous, observe_window, score_previous
+from tasks.naming import run_name
+from tasks.rivals import find_rivals
+from tasks.run import open_run
+from tasks.tables import current_tables
+
+
+@flow(name="monitor", flow_run_name=run_name)
+def monitor(recipe: str, as_of: datetime | None = None, overrides: dict[str, Any] | None = None) -> Decision | None:
+    """Look at inputs, scores, tables and quality since the last time, decide, and dispatch what is pending."""
+    run = open_run(recipe, as_of, overrides)
+    score(recipe, as_of=run.as_of, overrides=overrides)
+    rivals, previous = find_rivals(run.project, run.as_of), find_previous(run.project)
+    if rivals.champion is None:
+        return None
+    tables = current_tables(run, rivals.features)
+    if previous is not None:
+        score_previous(run, rivals.champion, previous, tables)
+    report = observe_window(run, rivals.champion, previous, tables)
+    decision = decide(run, recipe, overrides)
+    show_report(run, rivals.champion, report, decision)
+    dispatch_pending(run.project, run.recipe.govern.max_attempts)
+    return decision
+
+
+if __name__ == "__main__":
+    shell.main(monitor)

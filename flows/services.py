@@ -1,0 +1,181 @@
+"""The servers of one home: `python -m flows.services up | down | status`.
+
+`up` starts what is not running yet (MLflow UI, Prefect server, worker) and deploys; again is harmless. `down` ends
+just those.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from configs.settings import Settings, load_settings
+from flows import processes
+from tasks.core.errors import PerennialError
+
+POOL = "perennial"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+START_SECONDS = 120
+
+
+def up(settings: Settings) -> None:
+    """Start MLflow UI, server and worker of this home, create the work pool, deploy.
+
+    Raises:
+        PerennialError: a server that is not on loopback without authentication, or that does not come up.
+    """
+    environment, mlflow, server = server_environment(settings), mlflow_address(settings), server_address(settings)
+    # Both at once: each takes seconds to come up.
+    mlflow_health, server_health = f"{mlflow}/health", f"{server}/api/health"
+    _start(settings, "mlflow", _mlflow_command, environment, mlflow, mlflow_health)
+    _start(settings, "server", _server_command, environment, server, server_health)
+    _wait_until_up(settings, "mlflow", mlflow_health)
+    _wait_until_up(settings, "server", server_health)
+    _run(environment, "prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    _run(environment, "prefect", "--no-prompt", "deploy", "--all")
+    _run(environment, "flows.automations")
+    _start(settings, "worker", _worker_command, environment, None, None)
+    _wait_until_up(settings, "worker", None)
+    # MLflow opens on its pages for chats with language models unless it is told what one came for.
+    print(f"Prefect   {server}\nMLflow    {mlflow}/#/experiments?workflowType=machine_learning")
+    print(f"a run     PREFECT_API_URL={server}/api .venv/bin/prefect deployment run pipeline/flights")
+
+
+def down(settings: Settings) -> None:
+    """End the worker first, so that it can report what it was doing, then the servers."""
+    for name in ("worker", "server", "mlflow"):
+        if (pid := processes.end(settings.root, name)) is not None:
+            print(f"{name:8}  ended, it was process {pid}")
+
+
+def status(settings: Settings) -> None:
+    for name in ("mlflow", "server", "worker"):
+        pid = processes.running(settings.root, name)
+        where = processes.address(settings.root, name) or ""
+        print(f"{name:8}  {'not running' if pid is None else f'running, process {pid}  {where}'}".rstrip())
+
+
+def server_address(settings: Settings) -> str:
+    return f"http://{settings.server_host}:{settings.server_port}"
+
+
+def mlflow_address(settings: Settings) -> str:
+    return f"http://127.0.0.1:{settings.mlflow_port}"
+
+
+def server_environment(settings: Settings) -> dict[str, str]:
+    """What server, worker and the runs they start are told."""
+    own = {
+        "PERENNIAL_HOME": str(settings.root),
+        "PREFECT_HOME": str(settings.root / "prefect"),
+        "PREFECT_API_URL": f"{server_address(settings)}/api",
+    }
+    defaults = {
+        # Leases in memory crash a long run that holds one when the server restarts.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+    }
+    return defaults | dict(os.environ) | own
+
+
+def _start(
+    settings: Settings, name: str, command: Callable[[Settings], list[str]], environment: Mapping[str, str],
+    address: str | None, health: str | None,
+) -> None:  # fmt: skip
+    if (pid := processes.running(settings.root, name)) is not None:
+        print(f"{name:8}  already running, process {pid}")
+        return
+    if health and _answers(health):
+        raise PerennialError(
+            f"{name} cannot be started", got=f"something else answers at {address}", expected="a free port",
+            fix=f"set PERENNIAL_{name.upper()}_PORT to another port, or end what runs there",
+        )  # fmt: skip
+    pid = processes.start(settings.root, name, command(settings), environment, address)
+    print(f"{name:8}  started, process {pid}")
+
+
+def _wait_until_up(settings: Settings, name: str, health: str | None) -> None:
+    def is_up() -> bool:
+        return health is None or _answers(health)
+
+    def is_dead() -> bool:
+        return processes.running(settings.root, name) is None
+
+    _wait(lambda: is_up() or is_dead(), START_SECONDS)
+    if is_dead() or not is_up():
+        processes.end(settings.root, name)
+        log = processes.log_file(settings.root, name)
+        tail = log.read_text(errors="replace")[-1500:]
+        raise PerennialError(f"{name} did not come up", got=tail, expected="a running service", fix=f"read {log}")
+
+
+def _server_command(settings: Settings) -> list[str]:
+    if settings.server_host not in LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        raise PerennialError(
+            "a server that others can reach needs authentication", got=f"PERENNIAL_SERVER_HOST={settings.server_host}",
+            expected="loopback, or PREFECT_SERVER_API_AUTH_STRING set",
+            fix="set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password",
+        )  # fmt: skip
+    at = ["--host", settings.server_host, "--port", str(settings.server_port)]
+    return [sys.executable, "-m", "prefect", "server", "start", *at]
+
+
+def _mlflow_command(settings: Settings) -> list[str]:
+    from tasks.stores.registry import create_database
+
+    # Two processes that first use an empty database crash each other.
+    create_database(settings.mlflow_uri, settings.mlflow_artifacts)
+    at = ["--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
+    stores = ["--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.mlflow_artifacts]
+    return [sys.executable, "-m", "mlflow", "server", *at, *stores, "--no-serve-artifacts"]
+
+
+def _worker_command(settings: Settings) -> list[str]:
+    return [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "perennial"]
+
+
+def _run(environment: Mapping[str, str], *module: str) -> None:
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", *module], env=dict(environment), cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        what = f"python -m {' '.join(module)} failed"
+        raise PerennialError(what, got=(done.stdout + done.stderr)[-1500:], expected="exit code 0")
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def _wait(done: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not done() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.services", description=__doc__)
+    parser.add_argument("action", choices=["up", "down", "status"])
+    action = {"up": up, "down": down, "status": status}[parser.parse_args().action]
+    try:
+        action(load_settings())
+    except PerennialError as error:
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The servers of a home, for real: a Prefect server, a process worker and the MLflow UI, started and ended here."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+AS_OF = "2013-01-22T00:00:00+00:00"
+# Three weeks of flights and a fit of moments; whatever comes of it, it is promoted.
+SMALL = {
+    "split.holdout": "5d", "split.validation": "3d", "split.embargo": "36h", "model.max_epochs": 1,
+    "model.refit": "none", "baseline.iterations": 5, "gate.floors": {}, "gate.max_latency_ms": 10000,
+}  # fmt: skip
+
+
+class Home:
+    """A home of its own on ports of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server, self.mlflow = free_port(), free_port()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PERENNIAL_"))}
+        self.environment = {
+            **kept,
+            "PERENNIAL_HOME": str(folder),
+            "PERENNIAL_SERVER_PORT": str(self.server),
+            "PERENNIAL_MLFLOW_PORT": str(self.mlflow),
+        }
+
+    def call(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", *command], cwd=ROOT, env=self.environment | environment, capture_output=True,
+            text=True, timeout=400, check=False,
+        )  # fmt: skip
+
+    def services(self, action: str) -> str:
+        done = self.call("flows.services", action)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def deploy_run(self, deployment: str, wait: bool = True, **parameters: object) -> str:
+        """Run a deployment as a person does, and wait for it; the id of the run."""
+        words = ["deployment", "run", deployment, "--params", json.dumps(parameters), *(["--watch"] if wait else [])]
+        url = f"http://127.0.0.1:{self.server}/api"
+        done = self.call("prefect", *words, PREFECT_API_URL=url, PREFECT_HOME=str(self.folder / "prefect"))
+        assert done.returncode == 0, done.stdout + done.stderr + self.log("worker")
+        return done.stdout.split("UUID: ")[1].split()[0]
+
+    def wait_for(self, run: str, state: str) -> dict:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            found = self.ask(f"flow_runs/{run}", method="GET")
+            if found["state"]["name"] == state:
+                return found
+            time.sleep(0.5)
+        raise AssertionError(f"{found['state']}\n{self.log('worker')}")
+
+    def ask(self, path: str, method: str = "POST", **body: object) -> Any:
+        url, kind = f"http://127.0.0.1:{self.server}/api/{path}", {"Content-Type": "application/json"}
+        data = json.dumps(body).encode() if method == "POST" else None
+        request = urllib.request.Request(url, data, kind, method=method)
+        for _ in range(30):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                # The server's own word for "my database is busy, ask again"; Prefect's client does the same.
+                if error.code != 503:
+                    raise
+                time.sleep(2)
+        raise AssertionError(f"the server was busy for a minute\n{self.log('server')}")
+
+    def log(self, name: str) -> str:
+        return (self.folder / "logs" / f"{name}.log").read_text()[-3000:]
+
+    def processes(self) -> set[psutil.Process]:
+        """What the services are, and what they started."""
+        known = [json.loads(path.read_text())["pid"] for path in (self.folder / "services").glob("*.json")]
+        roots = [psutil.Process(pid) for pid in known]
+        return {*roots, *(child for root in roots for child in root.children(recursive=True))}
+
+    def dead_runs(self) -> list[str]:
+        """The automations that mark dead runs."""
+        found = self.ask("automations/filter")
+        return [one["id"] for one in found if one["name"] == "perennial: mark dead runs as crashed"]
+
+    def ledger(self) -> list[dict]:
+        return [json.loads(path.read_text()) for path in sorted((self.folder / "ledger/flights").glob("*.json"))]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = Home(tmp_path_factory.mktemp("home"))
+    try:
+        home.services("up")
+        yield home
+    finally:
+        home.services("down")
+
+
+@pytest.fixture(scope="module")
+def pipeline_run(home):
+    return home.deploy_run("pipeline/flights", as_of=AS_OF, overrides=SMALL)
+
+
+def test_what_the_server_has_deployed_is_what_the_file_says(home):
+    file = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    flows = {flow["id"]: flow["name"] for flow in home.ask("flows/filter")}
+    deployed = home.ask("deployments/filter")
+    assert sorted((flows[one["flow_id"]], one["name"], one["entrypoint"]) for one in deployed) == sorted(
+        (one["entrypoint"].split(".")[1], one["name"], one["entrypoint"]) for one in file
+    )
+    assert {one["work_pool_name"] for one in deployed} == {"perennial"}
+    assert all(one["pull_steps"] in (None, []) for one in deployed)  # no folder of whoever deployed
+
+
+def test_up_twice_is_harmless(home):
+    before = home.processes()
+    dead_runs = home.dead_runs()
+    assert home.services("up").count("already running") == 3
+    assert home.processes() >= before
+    assert home.dead_runs() == dead_runs  # a new one would have forgotten which runs it watches
+    assert len(dead_runs) == 1
+
+
+def test_a_port_that_is_taken_is_told(home, tmp_path):
+    other = Home(tmp_path)
+    other.environment |= {"PERENNIAL_MLFLOW_PORT": str(home.mlflow)}
+    done = other.call("flows.services", "up")
+    assert done.returncode == 1
+    assert f"something else answers at http://127.0.0.1:{home.mlflow}" in done.stderr
+    assert "PERENNIAL_MLFLOW_PORT" in done.stderr
+    assert not list(tmp_path.glob("services/*.json"))
+
+
+def test_a_deployed_pipeline_runs_in_the_worker_and_promotes(home, pipeline_run):
+    (run,) = home.ask("flow_runs/filter", flow_runs={"id": {"any_": [pipeline_run]}})
+    assert (run["state"]["type"], run["name"]) == ("COMPLETED", "flights 2013-01-22")
+    (entry,) = [entry for entry in home.ledger() if entry["kind"] == "promoted"]
+    assert (entry["version"], entry["champion"]) == (1, 1)
+    flows = {flow["id"]: flow["name"] for flow in home.ask("flows/filter")}
+    ran = {flows[one["flow_id"]] for one in home.ask("flow_runs/filter")}
+    assert ran >= {"pipeline", "ingest", "materialize", "score", "train"}
+
+
+def test_the_live_account_stands_in_the_runs_log(home, pipeline_run):
+    told = [line["message"] for line in home.ask("logs/filter", limit=200) if line["name"] == "perennial"]
+    assert any(line.startswith("promote") and "version 1 is champion" in line for line in told)
+    assert any(line.startswith("publish    schedule") for line in told)
+
+
+def test_a_promotion_is_told_as_an_event(home, pipeline_run):
+    (event,) = home.ask("events/filter", filter={"event": {"name": ["perennial.model.promoted"]}})["events"]
+    assert event["resource"]["prefect.resource.id"] == "perennial.model.flights"
+    assert event["payload"]["version"] == 1
+    assert event["payload"]["decision_id"] == home.ledger()[-1]["decision_id"]
+    assert f"prefect.flow-run.{pipeline_run}" in [one["prefect.resource.id"] for one in event["related"]]
+
+
+def test_mlflow_shows_the_run(home, pipeline_run):
+    url = f"http://127.0.0.1:{home.mlflow}/api/2.0/mlflow/registered-models/get?name=flights"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        model = json.load(answer)["registered_model"]
+    assert [(alias["alias"], alias["version"]) for alias in model["aliases"]] == [("champion", "1")]
+
+
+def test_a_deployed_rollback_puts_the_previous_champion_back(home, pipeline_run):
+    assert add_version(home, kind="intent", overrides={"seed": 8}) == home.ledger()[-1]["champion"] == 2
+    run = home.deploy_run("rollback/flights", reason="alarms at EWR", who="Ada")
+    entry = home.ledger()[-1]
+    assert (entry["kind"], entry["champion"], entry["who"]) == ("rolled_back", 1, "Ada")
+    assert len(home.ask("task_runs/filter", flow_runs={"id": {"any_": [run]}})) == 1, "one guarded step"
+    assert home.ask("events/filter", filter={"event": {"name": ["perennial.model.rolled_back"]}})["events"]
+
+
+def test_a_run_that_waits_for_a_person_is_suspended_and_goes_on_with_their_answer(home, pipeline_run):
+    champion = home.ledger()[-1]["champion"]
+    overrides = SMALL | {"gate.approval": "person"}
+    version = add_version(home, kind="waiting", overrides=overrides)
+    run = home.deploy_run("pipeline/flights", wait=False, as_of=AS_OF, overrides=overrides)
+    suspended = home.wait_for(run, "Suspended")
+    assert (home.ledger()[-1]["kind"], home.ledger()[-1]["champion"]) == ("waiting", champion)
+    keys = suspended["state"]["state_details"]["run_input_keyset"]
+    description = home.ask(f"flow_runs/{run}/input/{keys['description']}", method="GET")
+    assert f"Is version {version} to serve, in place of version {champion}?" in json.dumps(description)
+    answer = {"approve": True, "who": "Ada", "why": "looked at the slices"}
+    assert home.ask(f"flow_runs/{run}/resume", run_input=answer)["status"] == "ACCEPT"
+    home.wait_for(run, "Completed")
+    entry = home.ledger()[-1]
+    assert (entry["kind"], entry["champion"], entry["who"]) == ("promoted", version, "Ada")
+    assert entry["reasons"][-1] == "approved by Ada: looked at the slices"
+
+
+def add_version(home, kind, overrides):
+    """The champion's model once more as another version, whose decision has come to `kind`."""
+    script = f"""
+from dataclasses import replace
+from tasks import promotion
+from tasks.run import open_run
+from datetime import datetime
+run = open_run("flights", datetime.fromisoformat("{AS_OF}"), {overrides!r})
+registry, ledger = promotion.open_registry("flights"), promotion.open_ledger("flights")
+last = ledger.entries()[-1]
+first = registry.client.get_model_version("flights", "1")
+made = registry.client.create_model_version("flights", source=first.source, run_id=first.run_id)
+draft = replace(
+    last, kind="{kind}", version=int(made.version), decision_id=run.decision_id, digests={{}}, who=None,
+    intends="promoted",
+)
+promotion.record_outcome("flights", draft, last.champion)
+print(made.version)
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, env=home.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.split()[-1])
+
+
+def test_down_leaves_no_process(home, pipeline_run):
+    """Last: it ends what the others use."""
+    before = home.processes()
+    assert len(before) >= 3
+    assert home.services("down").count("ended") == 3
+    assert not [process for process in before if process.is_running()]
+    assert home.services("status").count("not running") == 3
+    assert home.services("down") == ""
