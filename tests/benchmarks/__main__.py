@@ -1,0 +1,21 @@
+"""Every benchmark in turn: `python -m tests.benchmarks`, or those that are named: `python -m tests.benchmarks gate`."""
+
+import sys
+
+from tests.benchmarks import bench_gate, gate_simulation
+
+BENCHMARKS = {"gate": bench_gate.main, "gate_simulation": gate_simulation.main}
+
+
+def main() -> None:
+    asked = sys.argv[1:] or list(BENCHMARKS)
+    if unknown := sorted(set(asked) - set(BENCHMARKS)):
+        sys.exit(f"no benchmark {unknown}; there are {sorted(BENCHMARKS)}")
+    sys.argv = sys.argv[:1]
+    for name in asked:
+        print(f"\n== {name}", flush=True)
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main()
