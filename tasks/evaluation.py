@@ -19,6 +19,7 @@ from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import FitError
 from tasks.core.records import Contender, Evaluation, ModelRef, Scorecard, TrainingSetRef, Window, digest
+from tasks.core.threads import SHORT_SPINS
 from tasks.resume import once
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 CODE = Path(__file__).parent / "core"
 # The modules that a fit is made by: when one of them changes, so does what is fitted.
-FIT_MODULES = ("train", "networks", "heads", "lit_module", "batches", "preprocessing")
+FIT_MODULES = ("train", "networks", "network_inputs", "heads", "lit_module", "batches", "preprocessing")
 MADE_BY = ("tables", "features", "label", "split", "model")  # and the sections of the recipe that do
 BATCH_ROWS = 1_000
 Scores = tuple["np.ndarray", tuple[Any, ...]]  # of each row, and the classes of the columns
@@ -230,10 +231,7 @@ def baseline_scores(
 
 
 def fit_trees(spec: "BaselineSpec") -> None:
-    """Fit the baseline in a process of its own, whose threads sleep while they wait.
-
-    OpenMP's threads spin by default. On a machine that is busy with other work the fit then takes fifteen times as
-    long, and the variable is read once in a process, by whoever happens to load OpenMP first.
+    """Fit the baseline in a process of its own, see `core.threads`.
 
     Raises:
         FitError: the child failed; the error has the end of its words.
@@ -243,7 +241,7 @@ def fit_trees(spec: "BaselineSpec") -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tasks.core.baseline", str(page)],
         cwd=CODE.parents[1],
-        env={"OMP_WAIT_POLICY": "passive", **os.environ},
+        env=SHORT_SPINS | os.environ,
         capture_output=True,
         text=True,
         check=False,

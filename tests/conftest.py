@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from tasks.core.records import FitSpec, Inputs
+from tasks.core.threads import SHORT_SPINS
 
-# Before torch is imported: its threads are not to spin while they wait for each other, here and in child processes.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before torch is imported, here and in child processes.
+os.environ.update(SHORT_SPINS | os.environ)
 
 
 class FittedModel(NamedTuple):

@@ -24,6 +24,7 @@ from tasks.core.fit_output import (
     write_error,
 )
 from tasks.core.records import FitResult, FitSpec
+from tasks.core.threads import SHORT_SPINS
 
 CHECKPOINT_SECONDS = 60.0
 MIN_MICRO_BATCH_ROWS = 8
@@ -31,9 +32,8 @@ MIN_MICRO_BATCH_ROWS = 8
 
 def main(path: str) -> None:
     die_with_parent()
-    # Threads that spin while they wait for each other slow a fit down fivefold when a core is taken by anything else.
-    # OpenMP reads this once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    for name, value in SHORT_SPINS.items():
+        os.environ.setdefault(name, value)
     spec = FitSpec.read(path)
     try:
         if spec.devices > 1 and "LOCAL_RANK" not in os.environ:

@@ -8,138 +8,16 @@ A network with a method `prepare(numeric)` is shown preprocessed fit rows (N, nu
 
 import importlib
 import inspect
-import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tasks.core.errors import FitError
-
-NumericEmbedding = Literal["none", "periodic", "piecewise_linear"]
-
-
-class CategoryEmbeddings(nn.Module):
-    """One embedding per categorical input, side by side: (B, C) codes -> (B, width)."""
-
-    def __init__(self, cardinalities: Sequence[int], max_width: int) -> None:
-        super().__init__()
-        # Wide where there is much to tell apart; the exponent is fastai's, found on many tables.
-        widths = [min(max_width, round(1.6 * cardinality**0.56)) for cardinality in cardinalities]
-        self.tables = nn.ModuleList(nn.Embedding(c, width) for c, width in zip(cardinalities, widths, strict=True))
-        for table in self.tables:
-            nn.init.normal_(cast(nn.Embedding, table).weight, std=0.1)
-        self.width = sum(widths)
-
-    def forward(self, categorical: Tensor) -> Tensor:
-        if not len(self.tables):
-            return categorical.new_empty((categorical.shape[0], 0), dtype=torch.float32)
-        return torch.cat([table(categorical[:, place]) for place, table in enumerate(self.tables)], dim=1)
-
-
-class _PerInputLinear(nn.Module):
-    """A linear layer of its own for each input: (B, F, K) -> (B, F, D)."""
-
-    def __init__(self, inputs: int, fan_in: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(inputs, fan_in, width) / math.sqrt(fan_in))
-        self.bias = nn.Parameter(torch.zeros(inputs, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bfk,fkd->bfd", x, self.weight) + self.bias
-
-
-class Periodic(nn.Module):
-    """sin and cos of learned frequencies of each number: (B, F) -> (B, F * width).
-
-    Source: Gorishniy, Rubachev & Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning" (2022), PLR.
-    """
-
-    def __init__(self, num_numeric: int, width: int, frequencies: int, sigma: float) -> None:
-        super().__init__()
-        self.frequencies = nn.Parameter(torch.randn(num_numeric, frequencies) * sigma)
-        self.linear = _PerInputLinear(num_numeric, 2 * frequencies, width)
-
-    def forward(self, numeric: Tensor) -> Tensor:
-        angle = 2 * math.pi * numeric.unsqueeze(-1) * self.frequencies  # (B, F, K)
-        return F.relu(self.linear(torch.cat([angle.cos(), angle.sin()], dim=-1))).flatten(1)
-
-
-class PiecewiseLinear(nn.Module):
-    """How far each number reaches through each quantile bin of the fit rows: (B, F) -> (B, F * width).
-
-    Source: Gorishniy, Rubachev & Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning" (2022), PLE.
-    """
-
-    low: Tensor
-    size: Tensor
-
-    def __init__(self, num_numeric: int, width: int, bins: int) -> None:
-        super().__init__()
-        self.register_buffer("low", torch.linspace(-2, 2, bins + 1)[:-1].repeat(num_numeric, 1))
-        self.register_buffer("size", torch.full((num_numeric, bins), 4 / bins))
-        self.linear = _PerInputLinear(num_numeric, bins, width)
-
-    def prepare(self, numeric: Tensor) -> None:
-        """Set the bins to quantiles of the fit rows. A bin that ties leave empty becomes a step."""
-        bins = self.low.shape[1]
-        edges = torch.quantile(numeric.double(), torch.linspace(0, 1, bins + 1, dtype=torch.float64), dim=0).T
-        self.low.copy_(edges[:, :-1])
-        self.size.copy_((edges[:, 1:] - edges[:, :-1]).clamp_min(1e-6))
-
-    def forward(self, numeric: Tensor) -> Tensor:
-        reached = ((numeric.unsqueeze(-1) - self.low) / self.size).clamp(0, 1)  # (B, F, K)
-        return F.relu(self.linear(reached)).flatten(1)
-
-
-class TabularInputs(nn.Module):
-    """All inputs as one vector: the numbers, their embeddings, and the categories' embeddings."""
-
-    def __init__(
-        self,
-        num_numeric: int,
-        cardinalities: Sequence[int],
-        *,
-        max_category_width: int,
-        input_dropout: float,
-        numeric_embedding: NumericEmbedding,
-        numeric_width: int,
-        frequencies: int,
-        sigma: float,
-        bins: int,
-    ) -> None:
-        super().__init__()
-        self.categories = CategoryEmbeddings(cardinalities, max_category_width)
-        self.numbers: nn.Module | None
-        match numeric_embedding if num_numeric else "none":
-            case "none":
-                self.numbers, numeric_width = None, 0
-            case "periodic":
-                self.numbers = Periodic(num_numeric, numeric_width, frequencies, sigma)
-            case "piecewise_linear":
-                self.numbers = PiecewiseLinear(num_numeric, numeric_width, bins)
-            case unknown:
-                raise FitError(
-                    f"no numeric embedding {unknown!r}",
-                    expected="none, periodic or piecewise_linear",
-                    fix="correct model.options.numeric_embedding in the recipe",
-                )
-        self.width = num_numeric * (1 + numeric_width) + self.categories.width
-        # Against leaning on a few inputs that happen to tell one fit day from another.
-        self.dropout = nn.Dropout(input_dropout)
-
-    def prepare(self, numeric: Tensor) -> None:
-        if isinstance(self.numbers, PiecewiseLinear):
-            self.numbers.prepare(numeric)
-
-    def forward(self, numeric: Tensor, categorical: Tensor) -> Tensor:
-        parts = [numeric, self.categories(categorical).to(numeric.dtype)]
-        if self.numbers is not None:
-            parts.append(self.numbers(numeric))
-        return cast(Tensor, self.dropout(torch.cat(parts, dim=1)))
+from tasks.core.network_inputs import Dropout, NumericEmbedding, TabularInputs
 
 
 class TabularNetwork(nn.Module):
@@ -192,7 +70,7 @@ class Mlp(TabularNetwork):
         layers: list[nn.Module] = []
         fan_in = self.inputs.width
         for width in widths:
-            layers += [nn.Linear(fan_in, width), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(fan_in, width), nn.ReLU(), Dropout(dropout)]
             fan_in = width
         self.layers = nn.Sequential(*layers, nn.Linear(fan_in, outputs))
 
@@ -206,7 +84,7 @@ class _Residual(nn.Module):
         # Layer norm where the paper has batch norm: a row's prediction, and a step over micro-batches or devices,
         # must not depend on which rows share its batch.
         self.layers = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.ReLU(), Dropout(dropout), nn.Linear(hidden, width)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -261,7 +139,7 @@ class TabM(TabularNetwork):
     ) -> None:
         super().__init__(num_numeric, cardinalities, **inputs)
         fans = [self.inputs.width, *widths]
-        self.dropout = dropout
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(fans))
         # Members differ from the start by the first scaling alone; the others begin at 1.
         self.before = nn.ParameterList(torch.randn(members, a) if i == 0 else torch.ones(members, a)
@@ -276,7 +154,7 @@ class TabM(TabularNetwork):
     def forward(self, numeric: Tensor, categorical: Tensor) -> Tensor:
         x = self.inputs(numeric, categorical).unsqueeze(1)  # (B, 1, F), then (B, K, width)
         for layer, before, after, bias in zip(self.layers, self.before, self.after, self.bias, strict=True):
-            x = F.dropout(F.relu(layer(x * before) * after + bias), self.dropout, self.training)
+            x = self.dropout(F.relu(layer(x * before) * after + bias))
         return torch.einsum("bki,kio->bko", x, self.out_weight) + self.out_bias
 
 

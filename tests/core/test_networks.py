@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import FitError
 from tasks.core.heads import Head, area_under_curve
-from tasks.core.networks import PiecewiseLinear, build_network
+from tasks.core.network_inputs import Dropout, PiecewiseLinear
+from tasks.core.networks import build_network
 from tasks.core.preprocessing import Label
 
 
@@ -41,10 +42,8 @@ def test_a_row_is_predicted_the_same_whatever_rows_are_beside_it() -> None:
     for name in ("mlp", "resnet", "tabm"):
         network = build_network(name, 3, [4], 1, {})  # in training mode but for dropout: no statistics of the batch
         for module in network.modules():
-            if isinstance(module, torch.nn.Dropout):
+            if isinstance(module, Dropout):
                 module.p = 0.0
-        if name == "tabm":
-            network.dropout = 0.0
         numeric, categorical = torch.randn(6, 3), torch.randint(0, 4, (6, 1))
         torch.testing.assert_close(network(numeric[:2], categorical[:2]), network(numeric, categorical)[:2])
 
@@ -121,3 +120,20 @@ def test_a_regression_answers_in_the_labels_units() -> None:
     assert metrics == pytest.approx({"loss": 0.125, "mae": 12.5, "rmse": math.sqrt(25**2 / 2)})
     huber = Head(Label("regression"), "huber").loss(torch.tensor([[3.0]]), torch.tensor([0.0]))
     assert huber.item() == 2.5
+
+
+def test_dropout_zeroes_a_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(1000, 333, requires_grad=True)
+    for p in (0.1, 0.5, 0.9):
+        dropped = Dropout(p)(values)
+        kept = dropped != 0
+        assert kept.float().mean().item() == pytest.approx(1 - p, abs=0.003)
+        assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+        (gradient,) = torch.autograd.grad(dropped.sum(), values)
+        torch.testing.assert_close(gradient, dropped.detach())
+        assert kept.float().mean(dim=0).std() < 0.03, "no column and no row is favoured"
+        assert kept.float().mean(dim=1).std() < 0.04
+    assert torch.equal(Dropout(0.5).eval()(values), values)
+    with pytest.raises(FitError, match="a dropout cannot be"):
+        Dropout(1.0)

@@ -1,108 +1,21 @@
 """The servers of a home, for real: a Prefect server, a process worker and the MLflow UI, started and ended here."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
-from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.flows.homes import ROOT, Home
+
 AS_OF = "2013-01-22T00:00:00+00:00"
 # Three weeks of flights and a fit of moments; whatever comes of it, it is promoted.
 SMALL = {
     "split.holdout": "5d", "split.validation": "3d", "split.embargo": "36h", "model.max_epochs": 1,
     "model.refit": "none", "baseline.iterations": 5, "gate.floors": {}, "gate.max_latency_ms": 10000,
 }  # fmt: skip
-
-
-class Home:
-    """A home of its own on ports of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.server, self.mlflow = free_port(), free_port()
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "PERENNIAL_"))}
-        self.environment = {
-            **kept,
-            "PERENNIAL_HOME": str(folder),
-            "PERENNIAL_SERVER_PORT": str(self.server),
-            "PERENNIAL_MLFLOW_PORT": str(self.mlflow),
-        }
-
-    def call(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-m", *command], cwd=ROOT, env=self.environment | environment, capture_output=True,
-            text=True, timeout=400, check=False,
-        )  # fmt: skip
-
-    def services(self, action: str) -> str:
-        done = self.call("flows.services", action)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def deploy_run(self, deployment: str, wait: bool = True, **parameters: object) -> str:
-        """Run a deployment as a person does, and wait for it; the id of the run."""
-        words = ["deployment", "run", deployment, "--params", json.dumps(parameters), *(["--watch"] if wait else [])]
-        url = f"http://127.0.0.1:{self.server}/api"
-        done = self.call("prefect", *words, PREFECT_API_URL=url, PREFECT_HOME=str(self.folder / "prefect"))
-        assert done.returncode == 0, done.stdout + done.stderr + self.log("worker")
-        return done.stdout.split("UUID: ")[1].split()[0]
-
-    def wait_for(self, run: str, state: str) -> dict:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            found = self.ask(f"flow_runs/{run}", method="GET")
-            if found["state"]["name"] == state:
-                return found
-            time.sleep(0.5)
-        raise AssertionError(f"{found['state']}\n{self.log('worker')}")
-
-    def ask(self, path: str, method: str = "POST", **body: object) -> Any:
-        url, kind = f"http://127.0.0.1:{self.server}/api/{path}", {"Content-Type": "application/json"}
-        data = json.dumps(body).encode() if method == "POST" else None
-        request = urllib.request.Request(url, data, kind, method=method)
-        for _ in range(30):
-            try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError as error:
-                # The server's own word for "my database is busy, ask again"; Prefect's client does the same.
-                if error.code != 503:
-                    raise
-                time.sleep(2)
-        raise AssertionError(f"the server was busy for a minute\n{self.log('server')}")
-
-    def log(self, name: str) -> str:
-        return (self.folder / "logs" / f"{name}.log").read_text()[-3000:]
-
-    def processes(self) -> set[psutil.Process]:
-        """What the services are, and what they started."""
-        known = [json.loads(path.read_text())["pid"] for path in (self.folder / "services").glob("*.json")]
-        roots = [psutil.Process(pid) for pid in known]
-        return {*roots, *(child for root in roots for child in root.children(recursive=True))}
-
-    def dead_runs(self) -> list[str]:
-        """The automations that mark dead runs."""
-        found = self.ask("automations/filter")
-        return [one["id"] for one in found if one["name"] == "perennial: mark dead runs as crashed"]
-
-    def ledger(self) -> list[dict]:
-        return [json.loads(path.read_text()) for path in sorted((self.folder / "ledger/flights").glob("*.json"))]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +80,7 @@ def test_the_live_account_stands_in_the_runs_log(home, pipeline_run):
 
 
 def test_a_promotion_is_told_as_an_event(home, pipeline_run):
-    (event,) = home.ask("events/filter", filter={"event": {"name": ["perennial.model.promoted"]}})["events"]
+    (event,) = home.events("perennial.model.promoted")
     assert event["resource"]["prefect.resource.id"] == "perennial.model.flights"
     assert event["payload"]["version"] == 1
     assert event["payload"]["decision_id"] == home.ledger()[-1]["decision_id"]
@@ -187,7 +100,7 @@ def test_a_deployed_rollback_puts_the_previous_champion_back(home, pipeline_run)
     entry = home.ledger()[-1]
     assert (entry["kind"], entry["champion"], entry["who"]) == ("rolled_back", 1, "Ada")
     assert len(home.ask("task_runs/filter", flow_runs={"id": {"any_": [run]}})) == 1, "one guarded step"
-    assert home.ask("events/filter", filter={"event": {"name": ["perennial.model.rolled_back"]}})["events"]
+    assert home.events("perennial.model.rolled_back")
 
 
 def test_a_run_that_waits_for_a_person_is_suspended_and_goes_on_with_their_answer(home, pipeline_run):
