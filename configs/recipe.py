@@ -232,6 +232,24 @@ class GateSection(Section):
 # --- the loop ----------------------------------------------------------------------------------------------
 
 
+class ReplaySection(Section):
+    """A past that is played again: each monitor run without an `as_of` moves the home's time on by a step."""
+
+    start: date
+    step: Duration
+    end: date  # no step goes beyond it
+
+    @model_validator(mode="after")
+    def _goes_forward(self) -> Self:
+        if not (self.step > timedelta(0) and self.end > self.start):
+            raise ValueError(f"a replay from {self.start} to {self.end} in steps of {self.step} does not go forward")
+        return self
+
+
+class ReplayClock(Section):
+    replay: ReplaySection
+
+
 class ProbeSection(Section):
     """Cheap trees on recent matured rows, tested on the newest: would a retrain help? Asked when quality is low."""
 
@@ -280,6 +298,7 @@ class Recipe(Section):
     project: Name
     description: str
     start: date  # the first day that is ingested
+    clock: Literal["real"] | ReplayClock = "real"  # what time it is for a run that is given no `as_of`
     seed: int = 7
     tables: dict[Name, TableSection] = Field(min_length=1)
     features: FeaturesSection
@@ -317,7 +336,8 @@ class Recipe(Section):
 
     @property
     def digest(self) -> str:
-        return digest(self.model_dump(mode="json"))
+        """Of what makes and judges a model: when it is looked at, and what is done then, makes no other model."""
+        return digest(self.model_dump(mode="json", exclude={"clock", "description", "monitor", "govern"}))
 
 
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:

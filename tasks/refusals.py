@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from configs.settings import load_settings
+from tasks.account import logger
 from tasks.core.errors import PerennialError
 from tasks.core.records import Record
 
@@ -34,6 +35,17 @@ def noting_refusal(project: str, table: str, as_of: datetime) -> Iterator[None]:
         Refusal(table=table, as_of=as_of, reason=f"{error.what}: {got}").write(_path(project, table))
         raise
     _path(project, table).unlink(missing_ok=True)
+
+
+@contextmanager
+def going_on_refused(project: str, as_of: datetime) -> Iterator[None]:
+    """Pass over an ingest that is refused at this moment: the note of it stays, and the monitor halts for it."""
+    try:
+        yield
+    except PerennialError as error:
+        if not any(refusal.as_of == as_of for refusal in open_refusals(project, as_of)):
+            raise
+        logger.warning("%-10s %-22s %s", "refused", project, error)
 
 
 def open_refusals(project: str, as_of: datetime) -> list[Refusal]:

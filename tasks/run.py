@@ -7,6 +7,7 @@ from typing import Any
 
 from configs.recipe import Recipe, TableSection, load_recipe
 from configs.settings import load_settings
+from tasks.clock import present
 from tasks.core.errors import RecipeError
 from tasks.core.records import digest
 
@@ -54,13 +55,13 @@ def open_run(
     attempt: int = 0,
     decided: str | None = None,
 ) -> Run:
-    """Read the recipe and fix the moment: `as_of`, or else the flow run's scheduled start.
+    """Read the recipe and fix the moment: `as_of`, or else what the recipe's clock says.
 
     Raises:
         RecipeError: an unreadable recipe, or a moment before the recipe's first day.
     """
     loaded = load_recipe(recipe, overrides)
-    moment = _utc(as_of or _scheduled_start())
+    moment = _utc(as_of or present(loaded))
     if moment.date() <= loaded.start:
         raise RecipeError(
             "as_of is before there is any data",
@@ -72,10 +73,3 @@ def open_run(
 
 def _utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _scheduled_start() -> datetime:
-    # Stable over retries and resumes, unlike the time at which a worker happens to get to it.
-    from prefect.runtime import flow_run
-
-    return flow_run.scheduled_start_time

@@ -35,6 +35,8 @@ def test_an_unknown_name_lists_the_known_ones():
         ({"model.netwrk": "mlp"}, "model.netwrk: Extra inputs are not permitted"),
         ({"split.holdout": "3x"}, "split.holdout: .*'3x' is not a duration"),
         ({"split.embargo": "-1d"}, "split.embargo: .*not a duration"),
+        ({"clock.replay.step": "0d"}, "clock.*does not go forward"),
+        ({"clock.replay.end": "2013-03-01"}, "clock.*does not go forward"),
         ({"gate.primary": "mae"}, "gate metric 'mae' does not fit label.kind='binary'"),
         ({"label.table": "arrivels"}, "label.table='arrivels' is not one of the tables"),
         ({"tables.weather.key": ["orign"]}, r"tables.weather: .*key \['orign'\] not among columns"),
@@ -70,8 +72,16 @@ def test_a_recipe_cannot_be_changed_after_it_was_read():
         recipe.seed = 8
 
 
-def test_any_change_of_a_value_changes_the_digest():
-    assert load_recipe("flights").digest != load_recipe("flights", {"model.max_epochs": 3}).digest
+@pytest.mark.parametrize("override", [{"model.max_epochs": 3}, {"gate.margin": 0.02}, {"label.maturity": "40h"}])
+def test_a_change_of_what_makes_or_judges_a_model_changes_the_digest(override):
+    assert load_recipe("flights").digest != load_recipe("flights", override).digest
+
+
+@pytest.mark.parametrize(
+    "override", [{"clock": "real"}, {"monitor.tolerance": 0.1}, {"govern.cooldown": "1d"}, {"description": "Late?"}]
+)
+def test_a_change_of_when_it_is_looked_at_does_not(override):
+    assert load_recipe("flights").digest == load_recipe("flights", override).digest
 
 
 @pytest.mark.parametrize(
