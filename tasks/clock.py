@@ -28,7 +28,7 @@ class Tick(Record):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """When a monitor run acts; None: at its scheduled start. `is_replayed`: the step's rows are to be ingested first."""
+    """When a monitor run acts; None: at its scheduled start. `is_replayed`: the rows of the step are to be ingested."""
 
     as_of: datetime | None
     is_replayed: bool = False
@@ -49,7 +49,7 @@ def simulated_time(project: str, replay: ReplaySection) -> datetime:
 
 
 def turn_clock(recipe: str, as_of: datetime | None, overrides: dict[str, Any] | None) -> Turn | None:
-    """When this monitor run acts, in a replay a step later than the last one; None where there is nothing to look at."""
+    """When this monitor run acts, in a replay a step later than the last; None where there is nothing to look at."""
     from prefect.runtime import flow_run
 
     loaded = load_recipe(recipe, overrides)
