@@ -97,7 +97,8 @@ def govern(
     cause, wishes = _wish(seen, done, policy, as_of, requested)
     if cause is None:
         notes = _worries(seen)
-        return Decision(action="alert" if notes else "wait", reasons=notes or wishes, as_of=as_of)
+        told = (*(wishes if seen and seen[-1].is_quality_lost else ()), *notes) or wishes
+        return Decision(action="alert" if notes else "wait", reasons=told, as_of=as_of)
     obstacles = _obstacles(seen, done, policy, as_of)
     if unfinished is not None:
         obstacles = (unfinished, *obstacles)
@@ -144,7 +145,7 @@ def _wish(
         probe = recent[-1].probe
         if probe is not None and probe.gain.low > 0:
             return "quality", (
-                f"quality is below its promise in {sum(lost)} of the last {len(lost)} windows",
+                _loss(recent),
                 f"a probe on recent rows does better than the champion by {_span(probe.gain)}: a retrain can help",
             )
     last = done[-1].as_of if done else None
@@ -155,11 +156,18 @@ def _wish(
     if requested:
         return "event", ("an event from outside asks for a retrain",)
     if recent and lost[-1]:
-        return None, (
-            f"quality is below its promise in {sum(lost)} of the last {len(lost)} windows",
-            f"{policy.lost_windows} such windows and a probe that does better are needed",
-        )
+        wanted = f"{policy.lost_windows} of {policy.of_windows} are needed for a retrain"
+        return None, (_loss(recent) + (f": {wanted}" if sum(lost) < policy.lost_windows else ""),)
     return None, ("nothing asks for a retrain",)
+
+
+def _loss(recent: Sequence[Observation]) -> str:
+    """`recent` ends with a window that lost quality."""
+    latest, lost = recent[-1], sum(o.is_quality_lost for o in recent)
+    told = f"quality is below its promise in {lost} of the last {len(recent)} windows"
+    if latest.quality is None or latest.promised is None:
+        return told
+    return f"{told} ({latest.quality.value:.3f} now, {latest.promised:.3f} promised)"
 
 
 def _worries(seen: Sequence[Observation]) -> tuple[str, ...]:
@@ -175,8 +183,7 @@ def _worries(seen: Sequence[Observation]) -> tuple[str, ...]:
     if latest.is_quality_lost and latest.probe is None:
         notes.append("quality is below its promise, and there are too few matured rows for a probe")
     if latest.drifted:
-        verb = "quality is low too" if latest.is_quality_lost else "without loss of quality"
-        notes.append(f"{_some(latest.drifted)} drifted, {verb}")
+        notes.append(f"{_some(latest.drifted)} drifted{'' if latest.is_quality_lost else ', without loss of quality'}")
     return tuple(notes)
 
 
