@@ -71,6 +71,7 @@ def input_faults(
             )
         usual = [reference.quantiles, *(told[drift.column] for told in before if told.get(drift.column))]
         found = units.find_conversion(
+            drift.column,
             quantiles.get(drift.column, ()),
             usual[-1],
             scale=reference.scale,

@@ -15,14 +15,33 @@ SMALLEST_JUMP = 0.3
 FURTHER = 2.0  # than the largest jump between any two windows that were whole
 # Delays of a bad week are twice those of a good one, all of them: a small factor has to be further from what is usual.
 SMALL_FACTOR, MUCH_FURTHER = 5.0, 3.0
+# What the words of a column's name say it measures. Minutes may come as seconds, and never as degrees: the delays of a
+# quiet week differ from those of a bad one just as degrees Celsius do from Fahrenheit.
+WORDS = {
+    "temperature": {"temperature", "temp", "dew", "fahrenheit", "celsius", "kelvin"},
+    "time": {"seconds", "minutes", "hours", "days", "duration", "age", "delay"},
+    "length": {"feet", "miles", "inches", "metres", "meters", "kilometres", "kilometers", "centimetres", "km", "mm"},
+    "speed": {"speed", "mph", "knots", "kmh"},
+    "pressure": {"pressure", "millibars", "hectopascals", "hpa"},
+    "mass": {"mass", "weight", "pounds", "kilograms", "kg"},
+    "number": {"count", "num", "number", "percent", "fraction", "share", "rate"},
+}
 # How many of the one make one of the other. Only what is far from 1: a week can differ from the last by a tenth.
 FACTORS = {
-    "feet and metres": 3.28084, "miles and kilometres": 1.609344, "inches and centimetres": 2.54,
-    "inches and millimetres": 25.4, "pounds and kilograms": 2.20462, "miles per hour and metres per second": 2.236936,
-    "knots and metres per second": 1.943844, "kilometres per hour and metres per second": 3.6,
-    "inches of mercury and hectopascals": 33.8639, "minutes and seconds (or hours and minutes)": 60.0,
-    "hours and seconds": 3600.0, "days and hours": 24.0, "ones and hundreds (or fractions and percent)": 100.0,
-    "ones and thousands": 1000.0, "ones and millions": 1e6,
+    "length": {
+        "feet and metres": 3.28084, "miles and kilometres": 1.609344, "inches and centimetres": 2.54,
+        "inches and millimetres": 25.4,
+    },
+    "mass": {"pounds and kilograms": 2.20462},
+    "speed": {
+        "miles per hour and metres per second": 2.236936, "knots and metres per second": 1.943844,
+        "miles and kilometres per hour": 1.609344, "kilometres per hour and metres per second": 3.6,
+    },
+    "pressure": {"inches of mercury and hectopascals": 33.8639},
+    "time": {"minutes and seconds (or hours and minutes)": 60.0, "hours and seconds": 3600.0, "days and hours": 24.0},
+}  # fmt: skip
+PREFIXES = {  # of anything
+    "ones and hundreds (or fractions and percent)": 100.0, "ones and thousands": 1000.0, "ones and millions": 1e6,
 }  # fmt: skip
 _AFFINE: dict[str, Callable[[Floats], Floats]] = {
     "degrees Celsius instead of Fahrenheit": lambda x: x * 1.8 + 32,
@@ -62,11 +81,12 @@ def distance(one: Sequence[float], other: Sequence[float], scale: float) -> floa
 
 
 def find_conversion(
-    current: Sequence[float], usual: Sequence[float], *, scale: float, usual_jump: float
+    column: str, current: Sequence[float], usual: Sequence[float], *, scale: float, usual_jump: float
 ) -> Conversion | None:
     """The conversion that explains the jump from `usual` to `current`; None without a jump, or an explanation.
 
     A column that is mostly one value, as rain is mostly none, is not judged: a wet week would look like other units.
+    Where the name of the column says what it measures, only conversions of that are tried; temperatures have to say so.
 
     `usual_jump` is the largest between any two windows that were whole.
     """
@@ -75,8 +95,11 @@ def find_conversion(
     jump, now = distance(current, usual, scale), np.asarray(current)
     if jump <= SMALLEST_JUMP or len(set(usual)) < MIN_DIFFERENT:
         return None
-    ways = {told: (way(now), FURTHER) for told, way in _AFFINE.items()}
-    for told, factor in FACTORS.items():
+    measured = _measured(column)
+    ways = {told: (way(now), FURTHER) for told, way in _AFFINE.items() if "temperature" in measured}
+    kinds = measured or FACTORS.keys()
+    factors = {told: factor for kind in kinds for told, factor in FACTORS.get(kind, {}).items()} | PREFIXES
+    for told, factor in factors.items():
         further = FURTHER if factor >= SMALL_FACTOR else MUCH_FURTHER
         ways[f"other units ({told})"] = now / factor, further
         ways[f"other units ({told}), the other way round"] = now * factor, further
@@ -90,6 +113,12 @@ def find_conversion(
     told = min(left, key=lambda name: left[name], default="")
     explains = bool(left) and left[told] <= max(usual_jump, 0.25) and left[told] <= jump / 3
     return Conversion(told, jump, left[told]) if explains else None
+
+
+def _measured(column: str) -> set[str]:
+    """What a column measures, by the words of its name; nothing where they do not tell."""
+    words = set(column.lower().split("_"))
+    return {kind for kind, names in WORDS.items() if words & names}
 
 
 def _stretch(current: Sequence[float] | Floats, usual: Sequence[float]) -> float:

@@ -12,25 +12,28 @@ WINTER = GENERATOR.normal(40, 10, 2000)  # degrees Fahrenheit
 MINUTES = GENERATOR.exponential(20, 2000)
 
 
-def found(before, after, usual_jump=0.8):
-    return find_conversion(quantiles(after), quantiles(before), scale=spread(before), usual_jump=usual_jump)
+def found(before, after, usual_jump=0.8, column="outdoor_temp"):
+    return find_conversion(column, quantiles(after), quantiles(before), scale=spread(before), usual_jump=usual_jump)
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "told"),
+    ("column", "before", "after", "told"),
     [
-        (WINTER, (WINTER + 3 - 32) / 1.8, "degrees Celsius instead of Fahrenheit"),
-        ((WINTER - 32) / 1.8, WINTER + 3, "degrees Fahrenheit instead of Celsius"),
-        (MINUTES, MINUTES * 60 * 1.1, "minutes and seconds"),
-        (MINUTES, MINUTES / 60, None),  # all near zero: nothing but their spread could tell
-        (WINTER + 200, (WINTER + 205) * 1.609344, "miles and kilometres"),
-        (WINTER, WINTER + 18, None),  # a warm week
-        (WINTER, WINTER + 60, None),  # a jump that no conversion explains
-        (MINUTES, MINUTES * 2, None),  # a bad week
+        ("temperature_fahrenheit", WINTER, (WINTER + 3 - 32) / 1.8, "degrees Celsius instead of Fahrenheit"),
+        ("view__temp", (WINTER - 32) / 1.8, WINTER + 3, "degrees Fahrenheit instead of Celsius"),
+        ("delay_minutes", MINUTES, MINUTES * 60 * 1.1, "minutes and seconds"),
+        ("delay_minutes", MINUTES, MINUTES / 60, None),  # all near zero: nothing but their spread could tell
+        ("delay_minutes", WINTER, (WINTER + 3 - 32) / 1.8, None),  # a quiet week: minutes are no degrees
+        ("amount", WINTER, (WINTER + 3 - 32) / 1.8, None),
+        ("amount", WINTER + 200, (WINTER + 205) * 1.609344, "miles and kilometres"),
+        ("amount", MINUTES, MINUTES * 1000, "ones and thousands"),
+        ("temp", WINTER, WINTER + 18, None),  # a warm week
+        ("temp", WINTER, WINTER + 60, None),  # a jump that no conversion explains
+        ("amount", MINUTES, MINUTES * 2, None),  # a bad week
     ],
 )
-def test_what_a_column_seems_to_be_in(before, after, told):
-    conversion = found(before, after)
+def test_what_a_column_seems_to_be_in(column, before, after, told):
+    conversion = found(before, after, column=column)
     assert (conversion is None) if told is None else (conversion is not None and told in conversion.told)
 
 
