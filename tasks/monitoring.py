@@ -230,6 +230,7 @@ def _quality(subject: _Subject) -> tuple["Quality | None", int]:
     )
     scores, _ = matured.log_scores(log)
     calibration = reference.calibration
+    lost = [model is not None and quality.is_lost(model, metric, promised.value, **rules) for model in found]
     made = quality.Quality(
         metric=metric,
         window=Window(start=min(since, cut), end=cut),
@@ -237,7 +238,8 @@ def _quality(subject: _Subject) -> tuple["Quality | None", int]:
         value=values[0],
         newest=values[1],
         promised=promised,
-        is_lost=any(model is not None and quality.is_lost(model, metric, promised.value, **rules) for model in found),
+        is_lost=any(lost),
+        is_newest_lost=lost[1],
         estimated=None if calibration is None else estimate_quality(metric, calibration, scores),
         estimated_rows=log.num_rows,
     )

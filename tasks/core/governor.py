@@ -50,7 +50,7 @@ class Observation(Record):
     as_of: datetime
     faults: tuple[str, ...] = ()  # why the data is broken; empty when it is whole
     drifted: tuple[str, ...] = ()  # columns, and `prediction`
-    quality: Interval | None = None  # the champion on matured rows of the window; None before there are any
+    quality: Interval | None = None  # the champion on matured rows, where it shows a loss; None before there are any
     promised: float | None = None  # what it showed when it was promoted
     is_quality_lost: bool = False
     probe: Probe | None = None
@@ -96,7 +96,7 @@ def govern(
         return Decision(action="halt", reasons=faults, as_of=as_of)
     cause, wishes = _wish(seen, done, policy, as_of, requested)
     if cause is None:
-        notes = _worries(seen)
+        notes = _worries(seen, policy)
         told = (*(wishes if seen and seen[-1].is_quality_lost else ()), *notes) or wishes
         return Decision(action="alert" if notes else "wait", reasons=told, as_of=as_of)
     obstacles = _obstacles(seen, done, policy, as_of)
@@ -140,8 +140,7 @@ def _wish(
 ) -> tuple[Cause | None, tuple[str, ...]]:
     """What asks for a retrain, strongest first; or None, and why nothing does."""
     recent = seen[-policy.of_windows :]
-    lost = [o.is_quality_lost for o in recent]
-    if recent and lost[-1] and sum(lost) >= policy.lost_windows:
+    if _is_lost(recent, policy):
         probe = recent[-1].probe
         if probe is not None and probe.gain.low > 0:
             return "quality", (
@@ -155,10 +154,16 @@ def _wish(
         )
     if requested:
         return "event", ("an event from outside asks for a retrain",)
-    if recent and lost[-1]:
+    if recent and recent[-1].is_quality_lost:
         wanted = f"{policy.lost_windows} of {policy.of_windows} are needed for a retrain"
-        return None, (_loss(recent) + (f": {wanted}" if sum(lost) < policy.lost_windows else ""),)
+        return None, (_loss(recent) + ("" if _is_lost(recent, policy) else f": {wanted}"),)
     return None, ("nothing asks for a retrain",)
+
+
+def _is_lost(recent: Sequence[Observation], policy: Policy) -> bool:
+    """Whether enough of the last N windows lost quality, the latest among them: a single one may be chance."""
+    lost = [o.is_quality_lost for o in recent]
+    return any(lost[-1:]) and sum(lost) >= policy.lost_windows
 
 
 def _loss(recent: Sequence[Observation]) -> str:
@@ -170,18 +175,18 @@ def _loss(recent: Sequence[Observation]) -> str:
     return f"{told} ({latest.quality.value:.3f} now, {latest.promised:.3f} promised)"
 
 
-def _worries(seen: Sequence[Observation]) -> tuple[str, ...]:
+def _worries(seen: Sequence[Observation], policy: Policy) -> tuple[str, ...]:
     """What a person should know although nothing is to be done."""
     if not seen:
         return ()
     latest, notes = seen[-1], []
-    if latest.is_quality_lost and latest.probe is not None and latest.probe.gain.low <= 0:
-        notes.append(
-            f"quality is low and a fresh probe is not shown to do better ({_span(latest.probe.gain)}): a retrain would "
-            "not mend it"
-        )
-    if latest.is_quality_lost and latest.probe is None:
-        notes.append("quality is below its promise, and there are too few matured rows for a probe")
+    if _is_lost(seen[-policy.of_windows :], policy):
+        if latest.probe is None:
+            notes.append("there are too few matured rows for a probe to tell whether a retrain would mend it")
+        elif latest.probe.gain.low <= 0:
+            notes.append(
+                f"a fresh probe is not shown to do better ({_span(latest.probe.gain)}): a retrain may not mend it"
+            )
     if latest.drifted:
         notes.append(f"{_some(latest.drifted)} drifted{'' if latest.is_quality_lost else ', without loss of quality'}")
     return tuple(notes)

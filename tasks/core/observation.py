@@ -116,7 +116,7 @@ def observe(
         as_of=window.end,
         faults=tuple(faults),
         drifted=tuple(drift.column for drift in by_drift(columns) if drift.is_drifted),
-        quality=quality.value if quality else None,
+        quality=quality.telling if quality else None,
         promised=quality.promised.value if quality else None,
         is_quality_lost=bool(quality and quality.is_lost),
         probe=probe,

@@ -29,9 +29,15 @@ class Quality(Record):
     value: Interval | None  # of the trailing window; None without rows enough
     newest: Interval | None  # of the rows that matured since the last monitor
     promised: Interval
-    is_lost: bool = False
+    is_lost: bool = False  # the trailing window's, or the newest rows'
+    is_newest_lost: bool = False
     estimated: float | None = None  # an estimate from calibrated scores, not a measurement
     estimated_rows: int = 0
+
+    @property
+    def telling(self) -> Interval | None:
+        """What shows the loss, if there is one: the newest rows where they do, else the trailing window."""
+        return self.newest if self.is_newest_lost else self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

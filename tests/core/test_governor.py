@@ -63,7 +63,11 @@ def test_a_loss_that_a_probe_cannot_beat_alerts():
     helpless = {"is_quality_lost": True, "probe": probe(0.65, 0.0)}
     decision = decide(week(0, **helpless), week(1, **helpless))
     assert decision.action == "alert"
-    assert any("would not mend" in reason for reason in decision.reasons)
+    assert any("may not mend" in reason for reason in decision.reasons)
+
+
+def test_one_bad_week_is_no_alert():
+    assert decide(week(0), week(1, is_quality_lost=True, probe=probe(0.65, 0.0))).action == "wait"
 
 
 @pytest.mark.parametrize(("score", "says"), [(0.5, "no signal"), (0.3, "inverted")])
