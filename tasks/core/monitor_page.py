@@ -1,20 +1,15 @@
 """The monitor's report as one HTML page that stands alone: what moved, how, and what it did to quality."""
 
-import itertools
 from collections.abc import Sequence
 from html import escape
 
-import numpy as np
-
-from tasks.core import svg
-from tasks.core.drift import Binning, ColumnDrift
+from tasks.core import drift_table, svg
 from tasks.core.governor import Decision
 from tasks.core.health import TableHealth
 from tasks.core.observation import MonitorReport, by_drift
-from tasks.core.reference import PREDICTION, ColumnReference, Reference
+from tasks.core.reference import Reference
 from tasks.core.summary import format_interval, format_number
 
-MAX_COLUMNS = 12
 MEANING = {
     "retrain": "A retrain is on its way.",
     "wait": "Nothing is to be done.",
@@ -28,14 +23,15 @@ EXPLANATION = (
     "cramer_v: Cram&eacute;r's V."
 )
 STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;color:#1d2733;max-width:900px;margin:24px auto;padding:0 16px}
+body{font:15px/1.45 system-ui,sans-serif;color:#1d2733;max-width:1000px;margin:24px auto;padding:0 16px}
 h1{font-size:21px;margin:0 0 2px}h2{font-size:16px;margin:26px 0 6px}.sub,.note{color:#5b6673}.note{font-size:13px}
 .verdict{border-left:6px solid #6E6E6E;background:#f5f7f9;padding:10px 14px;margin:14px 0}
 .verdict b{text-transform:uppercase;letter-spacing:.04em}.retrain{border-color:#0072B2}.alert{border-color:#E69F00}
 .halt{border-color:#D55E00;background:#fdf1ec}.wait{border-color:#009E73}
 ul{margin:4px 0;padding-left:20px}table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:4px 8px 4px 0;
 border-bottom:1px solid #e8ebee;vertical-align:middle}th{font-weight:600;font-size:13px;color:#5b6673}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#b23c00;font-weight:600}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#b23c00;font-weight:600}
+.o{white-space:nowrap}
 .cards{display:flex;gap:12px;flex-wrap:wrap}.card{flex:1;min-width:190px;border:1px solid #e1e5e9;border-radius:6px;
 padding:8px 12px}.card .big{font-size:20px;font-weight:600}svg text{font:11px system-ui,sans-serif;fill:#5b6673}
 .key span{display:inline-block;width:11px;height:11px;margin:0 4px 0 12px;vertical-align:-1px}
@@ -57,7 +53,7 @@ def write_page(
         _decision(decision, alert_since),
         _cards(report),
         _quality(report, history),
-        _columns(report, reference),
+        drift_table.write(report, reference),
         _tables(report.tables),
         f'<p class="note">{EXPLANATION}</p>',
     ]
@@ -77,13 +73,13 @@ def write_summary(report: MonitorReport, decision: Decision, alert_since: str | 
         lines += [f"Quality: {_quality_text(report)}", ""]
     if report.effect is not None:
         lines += [report.effect.told + ".", ""]
-    moved = [drift for drift in by_drift(report.columns) if drift.is_drifted][:MAX_COLUMNS]
+    moved = [drift for drift in by_drift(report.columns) if drift.is_drifted][: drift_table.MAX_COLUMNS]
     if moved:
         lines += ["| moved | by | threshold |", "|---|---|---|"]
         lines += [
             f"| {drift.column} | {name} {value:.3f} | {limit:.3f} |"
             for drift in moved
-            for name, value, limit in [_worst(drift)]
+            for name, value, limit in [drift_table.worst(drift)]
         ]
     return "\n".join([*lines, "", f"Page: `{page}`"])
 
@@ -120,9 +116,10 @@ def _cards(report: MonitorReport) -> str:
 
 def _quality_text(report: MonitorReport) -> str:
     quality = report.quality
-    if quality is None or quality.value is None:
+    if quality is None or (found := quality.telling) is None:
         return "not known yet"
-    return f"{quality.metric} {format_number(quality.value.value)}, promised {format_number(quality.promised.value)}"
+    now = " of late" if quality.is_newest_lost else ""
+    return f"{quality.metric} {format_number(found.value)}{now}, promised {format_number(quality.promised.value)}"
 
 
 def _quality(report: MonitorReport, history: Sequence[MonitorReport]) -> str:
@@ -130,8 +127,9 @@ def _quality(report: MonitorReport, history: Sequence[MonitorReport]) -> str:
     quality, probe = report.quality, report.observation.probe
     notes = []
     if quality is not None and quality.value is not None:
+        newest = "" if quality.newest is None else f", of the newest of them {format_interval(quality.newest)}"
         notes.append(f"{quality.metric} {format_interval(quality.value)} on {quality.rows:,} matured rows since "
-                     f"{quality.window.start:%Y-%m-%d}")  # fmt: skip
+                     f"{quality.window.start:%Y-%m-%d}{newest}")  # fmt: skip
     if quality is not None and quality.estimated is not None:
         notes.append(
             f"{format_number(quality.estimated)} is estimated from calibrated scores, not measured, for "
@@ -144,9 +142,11 @@ def _quality(report: MonitorReport, history: Sequence[MonitorReport]) -> str:
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
     picture = svg.series(points)
     key = (
-        '<div class="note key"><span style="background:#0072B2"></span>measured, 95% interval'
-        '<span style="background:#D55E00"></span>below its promise<span style="border-top:2px dashed #6E6E6E;height:0">'
-        '</span>promised<span style="border:1.5px solid #6E6E6E;border-radius:50%;width:8px;height:8px"></span>estimate'
+        '<div class="note key"><span style="background:#0072B2"></span>newly matured rows, 95% interval'
+        '<span style="background:#D55E00"></span>below its promise'
+        '<span style="border-top:2px solid #0072B2;height:0"></span>trailing'
+        '<span style="border-top:2px dashed #6E6E6E;height:0"></span>promised'
+        '<span style="border:1.5px solid #6E6E6E;border-radius:50%;width:8px;height:8px"></span>estimate'
         "</div>"
     )
     return f"<h2>Quality</h2>{picture}{key if picture else ''}<ul>{listed}</ul>"
@@ -156,61 +156,17 @@ def _point(report: MonitorReport) -> svg.Point | None:
     quality = report.quality
     if quality is None:
         return None
-    value = quality.value
+    newest = quality.newest
     return svg.Point(
         name=f"{report.as_of:%m-%d}",
-        value=value.value if value else None,
-        low=value.low if value else None,
-        high=value.high if value else None,
+        value=newest.value if newest else None,
+        low=newest.low if newest else None,
+        high=newest.high if newest else None,
+        trailing=quality.value.value if quality.value else None,
         promised=quality.promised.value,
         estimated=quality.estimated,
-        is_bad=quality.is_lost,
+        is_bad=quality.is_newest_lost,
     )
-
-
-def _columns(report: MonitorReport, reference: Reference) -> str:
-    references = {**reference.columns, PREDICTION: reference.prediction}
-    shown = [drift for drift in by_drift(report.columns) if drift.column in report.shapes][:MAX_COLUMNS]
-    rows = "".join(_column(drift, references[drift.column], report.shapes[drift.column]) for drift in shown)
-    key = (
-        '<div class="note key"><span style="background:#9aa5b1"></span>when it was trained'
-        '<span style="background:#0072B2"></span>this window; each bar is a bin, hover for its values</div>'
-    )
-    heads = "<th>column</th><th>share of rows by value</th><th>furthest</th><th>missing</th><th>new</th>"
-    return f"<h2>What moved</h2>{key}<table><tr>{heads}</tr>{rows}</table>"
-
-
-def _column(drift: ColumnDrift, reference: ColumnReference, counts: Sequence[float]) -> str:
-    name, value, limit = _worst(drift)
-    picture = svg.histogram(reference.matrix.sum(0), np.asarray(counts), bin_names(reference.binning))
-    mark = ' class="bad"' if drift.is_drifted else ""
-    missing = f"{drift.null_fraction:.1%}" + (
-        f" (was {drift.reference_null_fraction:.1%})"
-        if abs(drift.null_fraction - drift.reference_null_fraction) > 0.005
-        else ""
-    )
-    return (
-        f"<tr><td>{escape(drift.column)}</td><td>{picture}</td><td{mark}>{name} {value:.3f}<br>"
-        f'<span class="note">threshold {limit:.3f}</span></td><td>{missing}</td>'
-        f"<td>{drift.unseen_fraction:.1%}</td></tr>"
-    )
-
-
-def bin_names(binning: Binning) -> list[str]:
-    """Each bin in words, in order."""
-    if binning.kind == "categorical":
-        return [*binning.categories, "rare ones", "new ones", "missing"]
-    edges = [format(edge, ".4g") for edge in binning.edges]
-    if not edges:
-        return ["any", "missing"]
-    between = [f"{low} to {high}" for low, high in itertools.pairwise(edges)]
-    return [f"below {edges[0]}", *between, f"{edges[-1]} or more", "missing"]
-
-
-def _worst(drift: ColumnDrift) -> tuple[str, float, float]:
-    """The statistic that is furthest beyond its threshold, its value and its threshold."""
-    name = max(drift.statistics, key=lambda each: drift.statistics[each] / drift.thresholds[each])
-    return name, drift.statistics[name], drift.thresholds[name]
 
 
 def _tables(tables: Sequence[TableHealth]) -> str:
@@ -224,7 +180,8 @@ def _tables(tables: Sequence[TableHealth]) -> str:
             f'<td class="n">{table.quarantined_fraction:.1%}</td>'
             f"<td{mark}>{escape(said)}</td></tr>"
         )
-    heads = "".join(f"<th>{name}</th>" for name in ("table", "rows", "usual", "newest", "usual, at most", "aside", ""))
+    names = ("rows", "usual rows", "age of the newest", "usual age, at most", "quarantined")
+    heads = "<th>table</th>" + "".join(f'<th class="n">{name}</th>' for name in names) + "<th></th>"
     return f"<h2>Tables</h2><table><tr>{heads}</tr>{rows}</table>"
 
 

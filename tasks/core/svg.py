@@ -43,20 +43,24 @@ def _bar(x: float, width: float, tall: float, height: int, colour: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One window: its name, the value with its bounds, what was promised, and an estimate; None where there is none."""
+    """One window: its name, the value with its bounds, that of a longer stretch up to it, what was promised, and an
+    estimate; None where there is none."""
 
     name: str
     value: float | None
     low: float | None
     high: float | None
+    trailing: float | None
     promised: float | None
     estimated: float | None
     is_bad: bool
 
 
 def series(points: Sequence[Point], *, width: int = 860, height: int = 210) -> str:
-    """Values in time with their intervals, the promise as a line, estimates as hollow circles."""
-    numbers = [n for p in points for n in (p.value, p.low, p.high, p.promised, p.estimated) if n is not None]
+    """Values in time with their intervals, the trailing ones and the promise as lines, estimates as hollow circles."""
+    numbers = [
+        n for p in points for n in (p.value, p.low, p.high, p.trailing, p.promised, p.estimated) if n is not None
+    ]
     if not numbers:
         return ""
     low, high = min(numbers), max(numbers)
@@ -73,6 +77,11 @@ def series(points: Sequence[Point], *, width: int = 860, height: int = 210) -> s
         f'<text x="{left - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:.3g}</text>'
         for tick in np.linspace(low + margin, high - margin, 4).tolist()
     ]
+    lines = [
+        f"{left + step * (n + 0.5):.1f},{y(p.trailing):.1f}" for n, p in enumerate(points) if p.trailing is not None
+    ]
+    path = " ".join(lines)
+    parts.append(f'<polyline points="{path}" fill="none" stroke="{WINDOW}" stroke-width="1.5"/>')
     seldom = max(1, len(points) // 12)
     for place, point in enumerate(points):
         x = left + step * (place + 0.5)
