@@ -86,10 +86,10 @@ class JoinedRows:
     made: Inputs
     label: LabelPlan | None
 
-    def read(self, inputs: Inputs) -> "pa.RecordBatchReader":
+    def read(self, inputs: Inputs, *, is_sorted: bool = True) -> "pa.RecordBatchReader":
         """Key, `prediction_time`, inputs, and `label` where it was asked for, sorted by (prediction_time, key)."""
         derived = model_rows.derived_query(JOINED, [self.plan])
-        query = model_rows.rows_query(derived, self.plan.key, inputs, self.label)
+        query = model_rows.rows_query(derived, self.plan.key, inputs, self.label, is_sorted=is_sorted)
         return self.connection.sql(query).to_arrow_reader(BATCH_ROWS)
 
 

@@ -173,7 +173,7 @@ def _count_inputs(subject: _Subject) -> "WindowCounts":
     with joins.join_model_rows(
         run.project, subject.model, subject.own, subject.window, run.as_of, subject.tables
     ) as joined:
-        return count_window(columns, joined.read(inputs))
+        return count_window(columns, joined.read(inputs, is_sorted=False))  # counts know no order
 
 
 def _count_scores(subject: _Subject) -> "WindowCounts":

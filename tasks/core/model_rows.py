@@ -175,7 +175,9 @@ def merge_inputs(inputs: Sequence[Inputs]) -> Inputs:
     return Inputs(numeric=tuple(numeric), categorical=tuple(categorical))
 
 
-def rows_query(derived: str, key: Sequence[str], inputs: Inputs, label: LabelPlan | None) -> str:
+def rows_query(
+    derived: str, key: Sequence[str], inputs: Inputs, label: LabelPlan | None, *, is_sorted: bool = True
+) -> str:
     """The rows as they are written, sorted by (prediction_time, key): key, prediction_time, inputs, and `label`.
 
     Numbers are 32-bit floats, null where they are not finite; categories are text. A key column that is an input too
@@ -189,7 +191,8 @@ def rows_query(derived: str, key: Sequence[str], inputs: Inputs, label: LabelPla
         missing = "null" if label.missing is None else f"'{_escape(label.missing)}'"
         columns.append(f"coalesce({LABEL}::{kind}, {missing}::{kind}) as {LABEL}")
     where = f" where {LABEL} is not null" if label is not None and label.missing is None else ""
-    return f"select {', '.join(columns)} from ({derived}){where} order by {', '.join([TIME, *map(quote, key)])}"
+    order = f" order by {', '.join([TIME, *map(quote, key)])}" if is_sorted else ""
+    return f"select {', '.join(columns)} from ({derived}){where}{order}"
 
 
 def _as_number(column: str) -> str:

@@ -21,7 +21,7 @@ from tasks.core.records import Interval, Record
 
 PREDICTION = "prediction"  # the scores, as a column among the others
 MAX_BINNED_ROWS = 1_000_000  # bins are chosen on so many rows at most
-SAMPLED_ROWS = 1_000  # of each batch, for quantiles
+SAMPLED_ROWS, MAX_SAMPLES = 1_000, 256  # of a batch, and batches: for quantiles
 RESAMPLES, SEED = 1_000, 0
 
 
@@ -93,19 +93,21 @@ def count_window(columns: Mapping[str, ColumnReference], batches: Iterable[pa.Re
     """Count a window's rows into the reference's bins, batch by batch."""
     binnings = [column.binning for column in columns.values()]
     numeric = [binning.column for binning in binnings if binning.kind == "numeric"]
-    samples: dict[str, list[Any]] = {name: [] for name in numeric}
     total, rows = {binning.column: np.zeros(binning.num_bins) for binning in binnings}, 0
-    for batch in batches:
-        if not batch.num_rows:
-            continue
+    samples: list[pa.RecordBatch] = []
+    for number, batch in enumerate(batch for batch in batches if batch.num_rows):
         counted = count_bins(binnings, [(np.zeros(batch.num_rows, np.int64), batch)])
         for name, by_day in counted.items():
             total[name] += by_day[0]
-        some = batch.take(pa.array(np.arange(0, batch.num_rows, max(1, batch.num_rows // SAMPLED_ROWS))))
-        for name in numeric:
-            samples[name].append(_floats(some.column(name)))
         rows += batch.num_rows
-    sketches = {name: units.quantiles(np.concatenate(parts)) for name, parts in samples.items() if parts}
+        # Of many batches every second, or fourth, ..., so that samples need no more memory however many there are.
+        every = 1 << (number // MAX_SAMPLES).bit_length()
+        if number % every == 0:
+            places = np.arange(0, batch.num_rows, max(1, batch.num_rows // SAMPLED_ROWS))
+            samples = samples[:: 1 + (len(samples) >= MAX_SAMPLES)]
+            samples.append(batch.select(numeric).take(pa.array(places)))
+    sampled = pa.Table.from_batches(samples) if samples else None
+    sketches = {} if sampled is None else {name: units.quantiles(_floats(sampled[name])) for name in numeric}
     return WindowCounts(rows, total, sketches)
 
 
@@ -121,9 +123,13 @@ def measure_drift(
     binnings = [column.binning for column in shared.values()]
     matrices = {name: column.matrix for name, column in shared.items()}
     limits = thresholds(
-        binnings, matrices, window_days=window_days, block_days=window_days, false_alarm_rate=false_alarm_rate,
-        resamples=RESAMPLES, seed=SEED,
-    )  # fmt: skip
+        binnings,
+        matrices,
+        window_days=window_days,
+        false_alarm_rate=false_alarm_rate,
+        resamples=RESAMPLES,
+        seed=SEED,
+    )
     return tuple(
         column_drift(binning, matrices[binning.column].sum(0), counts[binning.column], limits[binning.column])
         for binning in binnings

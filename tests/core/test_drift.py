@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.signal import lfilter
 
 from tasks.core.drift import (
     FLOORS,
@@ -78,66 +79,93 @@ def test_one_pass_over_batches_equals_one_batch():
         }
 
 
-def reference_and_limits(seed: int, rate: float):
-    days, batch = quiet_days(seed)
-    binnings = [make_binning(name, batch.column(name)) for name in batch.schema.names]
-    counted = count_bins(binnings, [(days, batch)])
-    reference = {name: np.stack([by_day[day] for day in range(DAYS)]) for name, by_day in counted.items()}
-    limits = thresholds(
-        binnings, reference, window_days=7, block_days=3, false_alarm_rate=rate, resamples=2000, seed=seed
+def test_numbers_fall_where_a_search_of_the_edges_puts_them():
+    generator = np.random.default_rng(9)
+    values = generator.choice([-1.0, 0.1, 0.25, 0.5, 3.0, np.nan, np.inf, -np.inf], 500).astype(np.float32)
+    edges = (0.1, 0.25, float(np.float32(0.1)), 0.5, 7.0)
+    binning = Binning(column="x", kind="numeric", edges=tuple(sorted(edges)))
+    expected = np.searchsorted(binning.edges, values.astype(float), side="right")
+    expected[np.isnan(values)] = binning.num_bins - 1
+    assert bin_codes(binning, pa.array(values)).tolist() == expected.tolist()
+    assert bin_codes(Binning(column="x", kind="numeric"), pa.array(values[:2])).tolist() == [0, 0]
+
+
+def wandering_days(seed: int, days: int, rows_a_day: int = 100, rho: float = 0.6) -> dict[str, np.ndarray]:
+    """Counts (days, bins) of three columns whose daily levels follow an AR(1)."""
+    generator = np.random.default_rng(seed)
+    level = lfilter([np.sqrt(1 - rho**2)], [1, -rho], generator.normal(size=(days + 30, 3)), axis=0)[30:]
+    rows = 0.3 * np.repeat(level, rows_a_day, axis=0) + generator.normal(size=(days * rows_a_day, 3))
+    batch = pa.RecordBatch.from_pydict(
+        {"amount": rows[:, 0], "other": rows[:, 1], "place": np.where(rows[:, 2] < 0.5, "JFK", "LGA")}
     )
-    return binnings, reference, limits
+    counted = count_bins(BINNINGS, [(np.repeat(np.arange(days), rows_a_day), batch)])
+    return {name: np.stack([by_day[day] for day in range(days)]) for name, by_day in counted.items()}
 
 
-def test_a_quiet_window_raises_any_alarm_at_the_stated_rate(monkeypatch):
+BINNINGS = [
+    *(Binning(column=name, kind="numeric", edges=(-1.5, -0.7, -0.2, 0.2, 0.7, 1.5)) for name in ("amount", "other")),
+    Binning(column="place", kind="categorical", categories=("JFK", "LGA")),
+]
+
+
+def limits_of(reference: dict[str, np.ndarray], rate: float, window_days: int = 7) -> dict[str, dict[str, float]]:
+    return thresholds(BINNINGS, reference, window_days=window_days, false_alarm_rate=rate, resamples=500, seed=0)
+
+
+def is_alarm(reference: dict[str, np.ndarray], window: dict[str, np.ndarray], limits: dict[str, dict[str, float]]):
+    return any(
+        column_drift(b, reference[b.column].sum(0), window[b.column].sum(0), limits[b.column]).is_drifted
+        for b in BINNINGS
+    )
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_new_quiet_weeks_raise_any_alarm_at_the_stated_rate(monkeypatch, rate):
+    """Weeks that the reference has not seen, of the same kind, each day like the one before it."""
     for name in FLOORS:
         monkeypatch.setitem(FLOORS, name, 0.0)  # the floors only lower the rate; here the resampling is on trial
-    rate, alarms, windows = 0.05, 0, 1000
-    binnings, reference, limits = reference_and_limits(2, rate)
-    generator = np.random.default_rng(3)
-    for _ in range(windows):
-        starts = generator.integers(0, DAYS - 3 + 1, size=3)
-        drawn = (starts[:, None] + np.arange(3)).ravel()[:7]
-        alarms += any(
-            column_drift(b, reference[b.column].sum(0), reference[b.column][drawn].sum(0), limits[b.column]).is_drifted
-            for b in binnings
-        )
-    assert abs(alarms / windows - rate) < 4 * np.sqrt(rate * (1 - rate) / windows)
+    shares = []
+    for seed in range(40):
+        days = wandering_days(seed, 91 + 20 * 7)
+        reference = {name: counts[:91] for name, counts in days.items()}
+        limits = limits_of(reference, rate)
+        weeks = [{name: counts[first : first + 7] for name, counts in days.items()} for first in range(91, 231, 7)]
+        shares.append(np.mean([is_alarm(reference, week, limits) for week in weeks]))
+    error = np.std(shares) / np.sqrt(len(shares))
+    assert abs(np.mean(shares) - rate) < 3 * error
+    assert error < rate / 3
 
 
-def test_few_different_blocks_make_ties_and_no_more_alarms_than_stated(monkeypatch):
-    for name in FLOORS:
-        monkeypatch.setitem(FLOORS, name, 0.0)
-    days, batch = quiet_days(5, days=20)
-    binnings = [make_binning(name, batch.column(name)) for name in batch.schema.names]
-    counted = count_bins(binnings, [(days, batch)])
-    reference = {name: np.stack([by_day[day] for day in range(20)]) for name, by_day in counted.items()}
-    asked = {"window_days": 7, "block_days": 7, "resamples": 1000, "seed": 1}
-    limits = thresholds(binnings, reference, false_alarm_rate=0.1, **asked)
-    alarms = [
-        any(
-            column_drift(
-                b, reference[b.column].sum(0), reference[b.column][d : d + 7].sum(0), limits[b.column]
-            ).is_drifted
-            for b in binnings
-        )
-        for d in range(14)
-    ]
-    assert sum(alarms) <= 1, "14 blocks are all there are: one of them is 7%, two would be 14%"
-    assert sum(alarms) == 1, "and none would be an alarm that never rings"
+def test_four_weeks_to_go_by_raise_no_more_alarms_and_still_tell_a_large_shift():
+    days = wandering_days(1, 28 + 7)
+    reference, week = ({name: counts[part] for name, counts in days.items()} for part in (slice(28), slice(28, 35)))
+    limits = limits_of(reference, 0.05)
+    assert not is_alarm(reference, week, limits)
+    week["amount"] = week["amount"].copy()
+    week["amount"][:, :4], week["amount"][:, 6] = 0, 100
+    assert is_alarm(reference, week, limits)
+
+
+def test_one_day_leaves_the_classic_values_and_days_without_rows_say_nothing():
+    days = wandering_days(2, 60)
+    alone = limits_of({name: counts[:1] for name, counts in days.items()}, 0.05)
+    assert alone["amount"] == {name: FLOORS[name] for name in ("psi", "js", "ks")}
+    workdays = {name: counts * (np.arange(60) % 7 < 5)[:, None] for name, counts in days.items()}
+    gaps, whole = limits_of(workdays, 0.05, window_days=1), limits_of(days, 0.05, window_days=1)
+    assert gaps["amount"]["ks"] == pytest.approx(whole["amount"]["ks"], rel=0.3)
 
 
 def test_a_shift_and_a_vanished_column_are_drift_and_a_quiet_week_is_not():
-    binnings, reference, limits = reference_and_limits(4, 0.01)
-    amount = next(b for b in binnings if b.column == "amount")
+    reference = wandering_days(4, DAYS)
+    limits, amount = limits_of(reference, 0.01), BINNINGS[0]
     totals = reference["amount"].sum(0)
     quiet = column_drift(amount, totals, reference["amount"][20:27].sum(0), limits["amount"])
     assert not quiet.is_drifted
     shifted = reference["amount"][20:27].sum(0)
-    shifted[:5] = 0  # the lowest quarter is gone
+    shifted[:4] = 0  # the lower half is gone
     assert column_drift(amount, totals, shifted, limits["amount"]).is_drifted
     nulls = np.zeros_like(totals)
-    nulls[-1] = 1400
+    nulls[-1] = 700
     gone = column_drift(amount, totals, nulls, limits["amount"])
     assert gone.is_drifted
     assert gone.null_fraction == 1.0
