@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -23,6 +23,7 @@ from prefect import Flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from tasks.core.errors import PerennialError
+from tasks.home import preload
 
 
 def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +32,7 @@ def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
     moments = options.pop("as_of") or [None]
     options["overrides"] = dict(options.pop("set")) or None
     show_account()
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    start_up()
     try:
         # Heartbeats let a server notice dead runs; here a person is watching, and each would add a second to its flow.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
@@ -44,6 +45,23 @@ def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
     except Exception:
         traceback.print_exc()  # a fault of ours: where it happened is what helps
         leave(1)
+
+
+def start_up() -> None:
+    """Start Prefect's temporary server, if there is no other, and import the stack meanwhile: seconds each."""
+    if os.environ.get("PREFECT_API_URL"):
+        return
+    starting = threading.Thread(target=_start_server)
+    starting.start()
+    preload()
+    starting.join()
+
+
+def _start_server() -> None:
+    from prefect.server.api.server import SubprocessASGIServer
+
+    with suppress(Exception):  # the flow tries again by itself, and tells why
+        SubprocessASGIServer().start()
 
 
 def leave(code: int) -> NoReturn:

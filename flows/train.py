@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows import shell
+from tasks.baselines import fit_baseline
 from tasks.core.records import Contender, Evaluation, FitResult, ModelRef, TrainingSetRef
 from tasks.evaluation import evaluate_challenger
 from tasks.naming import run_name
@@ -55,9 +56,11 @@ def train(
     )  # fmt: skip
     run_id = track_run(run, training_set)
     champion = rivals.champion.ref if rivals.champion else None
+    baseline = fit_baseline.submit(project, training_set, sections.baseline)  # beside the fit
     judged = fit_model(
         project, training_set, sections.model, sections.seed, run.decision_id, run_id, champion=champion
     )  # fmt: skip
+    baseline.result()
     evaluation = evaluate_challenger(
         project, run.decision_id, sections.gate, sections.baseline, training_set,
         trace_challenger(run, judged), rivals.champion, rivals.anchor, rivals.attempts,

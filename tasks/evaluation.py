@@ -4,9 +4,6 @@ import ast
 import dataclasses
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,16 +14,14 @@ from prefect import task
 from configs.recipe import BaselineSection, GateSection, Recipe
 from configs.settings import load_settings
 from tasks.account import step
-from tasks.core.errors import FitError
+from tasks.baselines import Scores, baseline_scores
 from tasks.core.records import Contender, Evaluation, ModelRef, Scorecard, TrainingSetRef, Window, digest
-from tasks.core.threads import SHORT_SPINS
 from tasks.resume import once
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from tasks.core.baseline import BaselineSpec
     from tasks.core.scorecards import ScoredModel
     from tasks.core.verdicts import Mode
     from tasks.stores.registry import Registry
@@ -36,7 +31,6 @@ CODE = Path(__file__).parent / "core"
 FIT_MODULES = ("train", "networks", "network_inputs", "heads", "lit_module", "batches", "preprocessing")
 MADE_BY = ("tables", "features", "label", "split", "model")  # and the sections of the recipe that do
 BATCH_ROWS = 1_000
-Scores = tuple["np.ndarray", tuple[Any, ...]]  # of each row, and the classes of the columns
 
 
 class Predictor(Protocol):
@@ -195,64 +189,6 @@ def standing(contenders: Sequence[Contender]) -> tuple["Mode", list[Contender]]:
 
 
 # --- scores -----------------------------------------------------------------------------------------
-
-
-def baseline_scores(
-    project: str, training_set: TrainingSetRef, baseline: BaselineSection, holdout: "pa.Table"
-) -> dict[str, Scores]:
-    """Scores of the trees, and of the last known value where the recipe names it, on the whole holdout.
-
-    The trees' are kept by the digest of what they follow from: another challenger on the same rows meets the same.
-    """
-    from tasks.core.baseline import BaselineSpec, last_known_value
-    from tasks.core.gate_rows import read_rows
-    from tasks.core.score_files import read_scores
-
-    spec = BaselineSpec(
-        training_set=training_set.uri,
-        inputs=training_set.inputs,
-        label_kind=training_set.label_kind,
-        fit_rows=training_set.splits["fit"],
-        score_rows=training_set.splits["holdout"],
-        iterations=baseline.iterations,
-        output="",
-    )
-    key = digest([training_set.digest, dataclasses.replace(spec, training_set="")])
-    path = load_settings().folder("baselines", project) / f"{key}.arrow"
-    fit = read_rows(training_set, "fit")
-    if not path.exists():
-        with step("baseline", project) as line:
-            fit_trees(dataclasses.replace(spec, output=str(path)))
-            line.note(f"{baseline.iterations} rounds of trees on {fit.num_rows:,} rows")
-    found = {"baseline": read_scores(path)}
-    if baseline.last_known_value is not None:
-        found["persistence"] = last_known_value(fit, holdout, baseline.last_known_value, training_set.label_kind)
-    return found
-
-
-def fit_trees(spec: "BaselineSpec") -> None:
-    """Fit the baseline in a process of its own, see `core.threads`.
-
-    Raises:
-        FitError: the child failed; the error has the end of its words.
-    """
-    page = Path(spec.output).with_suffix(".json")
-    spec.write(page)
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks.core.baseline", str(page)],
-        cwd=CODE.parents[1],
-        env=SHORT_SPINS | os.environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise FitError(
-            "the baseline could not be fitted",
-            got=done.stderr.strip()[-2000:],
-            expected="scores of gradient-boosted trees on the fit rows",
-            fix=f"run `python -m tasks.core.baseline {page}`",
-        )
 
 
 def score_models(

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
     from tasks.stores.registry import Registry
 
 
+def preload() -> None:
+    """Import now what takes seconds each: Great Expectations, Feast, MLflow."""
+    from tasks.stores import registry, suites
+
+    suites.preload()
+    registry.preload()
+    from tasks.stores import asof_store  # noqa: F401
+
+
 def open_lake(project: str) -> "Lake":
     from tasks.stores.lake import Lake
 

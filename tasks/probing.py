@@ -9,8 +9,8 @@ from configs.recipe import GateSection, MonitorSection
 from configs.settings import load_settings
 from tasks import home, joins
 from tasks.account import step
+from tasks.baselines import fit_trees
 from tasks.core.records import Inputs, ModelRef, RowRange, TableRef, Window, digest
-from tasks.evaluation import fit_trees
 from tasks.matured import matured_rows
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -310,7 +311,10 @@ def create_database(tracking_uri: str, artifacts_uri: str) -> None:
         memory = Path("/dev/shm")
         with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
             made = Path(scratch) / path.name
-            SqlAlchemyStore(f"sqlite:///{made}", artifacts_uri).engine.dispose()
+            with warnings.catch_warnings():
+                # It sets up every mapped class of the process, Prefect's too, which SQLAlchemy 2.1 warns of.
+                warnings.filterwarnings("ignore", category=DeprecationWarning)
+                SqlAlchemyStore(f"sqlite:///{made}", artifacts_uri).engine.dispose()
             temporary = Path(shutil.copy(made, path.with_name(f".{path.name}.new")))
         temporary.replace(path)
 

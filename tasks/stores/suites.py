@@ -147,6 +147,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def preload() -> None:
+    """Import Great Expectations now, which takes seconds, and not at the first batch."""
+    _context()
+
+
 @cache
 def _context() -> Any:
     with _quiet():

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from configs.recipe import BaselineSection, GateSection, load_recipe
-from tasks import evaluation
+from tasks import baselines, evaluation
 from tasks.core import baseline
 from tasks.core.errors import FitError, ModelError, RecipeError
 from tasks.core.records import Contender, Evaluation, Inputs, ModelRef, RowRange, TrainingSetRef, Window
@@ -88,7 +88,7 @@ def run(tmp_path, monkeypatch, request):
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     if not hasattr(request, "param"):
         monkeypatch.setattr(evaluation, "write_plots", lambda *_: None)
-        monkeypatch.setattr(evaluation, "fit_trees", lambda spec: run_in_process(spec, tmp_path))
+        monkeypatch.setattr(baselines, "fit_trees", lambda spec: run_in_process(spec, tmp_path))
 
     def evaluate(decision="d1", kind="binary", gate=None, trees=None, champion_as_of=START, procedures=None, **models):
         training_set = make_training_set(tmp_path, kind)
@@ -159,7 +159,7 @@ def test_what_was_evaluated_is_not_evaluated_again(run):
 
 def test_the_trees_are_fitted_once_for_the_same_rows(run, monkeypatch):
     before = run(challenger=MadeUp(1.0))
-    monkeypatch.setattr(evaluation, "fit_trees", None)
+    monkeypatch.setattr(baselines, "fit_trees", None)
     after = run(decision="d2", challenger=MadeUp(0.2))
     assert before.scorecards[1] == after.scorecards[1]
     assert after.baseline_wins
@@ -230,7 +230,7 @@ def test_a_baseline_that_fails_says_why(tmp_path):
         output=str(tmp_path / "scores.arrow"),
     )
     with pytest.raises(FitError, match=r"nowhere\.arrow"):
-        evaluation.fit_trees(spec)
+        baselines.fit_trees(spec)
     assert not (tmp_path / "scores.arrow").exists()
 
 

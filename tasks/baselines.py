@@ -1,0 +1,100 @@
+"""Baselines: honest rivals of every challenger, fitted on the same rows. See `core.baseline`."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+
+from configs.recipe import BaselineSection
+from configs.settings import load_settings
+from tasks.account import step
+from tasks.core.errors import FitError
+from tasks.core.records import TrainingSetRef, digest
+from tasks.core.threads import SHORT_SPINS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from tasks.core.baseline import BaselineSpec
+
+REPOSITORY = Path(__file__).parents[1]
+Scores = tuple["np.ndarray", tuple[Any, ...]]  # of each row, and the classes of the columns
+
+
+@task(task_run_name="fit baseline")
+def fit_baseline(project: str, training_set: TrainingSetRef, baseline: BaselineSection) -> None:
+    """Fit the trees on the fit rows and keep their scores of the holdout.
+
+    They are kept by the digest of what they follow from: another challenger on the same rows meets the same.
+
+    Raises:
+        FitError: the child process failed.
+    """
+    _kept_trees(project, training_set, baseline)
+
+
+def _kept_trees(project: str, training_set: TrainingSetRef, baseline: BaselineSection) -> Path:
+    from tasks.core.baseline import BaselineSpec
+
+    fit_rows = training_set.splits["fit"]
+    spec = BaselineSpec(
+        training_set=training_set.uri,
+        inputs=training_set.inputs,
+        label_kind=training_set.label_kind,
+        fit_rows=fit_rows,
+        score_rows=training_set.splits["holdout"],
+        iterations=baseline.iterations,
+        output="",
+    )
+    key = digest([training_set.digest, dataclasses.replace(spec, training_set="")])
+    path = load_settings().folder("baselines", project) / f"{key}.arrow"
+    if not path.exists():
+        with step("baseline", project) as line:
+            fit_trees(dataclasses.replace(spec, output=str(path)))
+            line.note(f"{baseline.iterations} rounds of trees on {fit_rows.stop - fit_rows.start:,} rows")
+    return path
+
+
+def baseline_scores(
+    project: str, training_set: TrainingSetRef, baseline: BaselineSection, holdout: "pa.Table"
+) -> dict[str, Scores]:
+    """Scores of the trees, and of the last known value where the recipe names it, on the whole holdout."""
+    from tasks.core.baseline import last_known_value
+    from tasks.core.gate_rows import read_rows
+    from tasks.core.score_files import read_scores
+
+    found = {"baseline": read_scores(_kept_trees(project, training_set, baseline))}
+    if baseline.last_known_value is not None:
+        fit = read_rows(training_set, "fit")
+        found["persistence"] = last_known_value(fit, holdout, baseline.last_known_value, training_set.label_kind)
+    return found
+
+
+def fit_trees(spec: "BaselineSpec") -> None:
+    """Fit the baseline in a process of its own, see `core.threads`.
+
+    Raises:
+        FitError: the child failed; the error has the end of its words.
+    """
+    page = Path(spec.output).with_suffix(".json")
+    spec.write(page)
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.core.baseline", str(page)],
+        cwd=REPOSITORY,
+        env=SHORT_SPINS | os.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise FitError(
+            "the baseline could not be fitted",
+            got=done.stderr.strip()[-2000:],
+            expected="scores of gradient-boosted trees on the fit rows",
+            fix=f"run `python -m tasks.core.baseline {page}`",
+        )
