@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tasks.core.threads import SHORT_SPINS
+
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -45,6 +47,10 @@ class Settings(BaseSettings):
     server_host: str = Field(default="127.0.0.1", description="where `make up` binds the Prefect server")
     server_port: int = Field(default=4200, description="the Prefect server's port")
     mlflow_port: int = Field(default=5000, description="the MLflow UI's port")
+    silence_seconds: float = Field(
+        default=90, gt=30, description="a deployed run without a heartbeat, one each 30 s, for so long is dead"
+    )
+    start_seconds: float = Field(default=600, gt=0, description="how long a run's process may take to begin")
 
     @property
     def root(self) -> Path:
@@ -82,8 +88,9 @@ def prepare_environment() -> None:
 
     Has to run before the stack is imported: Prefect and Feast read these variables on import.
     """
-    for name, value in (QUIET | ACCOUNT).items():
+    for name, value in (QUIET | ACCOUNT | SHORT_SPINS).items():
         os.environ.setdefault(name, value)
     # On a busy machine the temporary server of a run from the shell needs more than Prefect's 20 s.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     os.environ.setdefault("PREFECT_HOME", str(load_settings().root / "prefect"))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents, and warns
