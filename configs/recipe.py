@@ -374,11 +374,13 @@ def find_recipe(name: str) -> Path:
 def _set(data: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for parent in parents:
-        data = data.setdefault(parent, {})
-        if not isinstance(data, dict):
+        if not isinstance(data.setdefault(parent, {}), dict):
             raise RecipeError(
                 f"override {key!r} goes through {parent!r}, which is a value", fix="name a key of the recipe"
             )
+        # A copy: where YAML anchors make two keys one and the same mapping, only the one that is named changes.
+        data[parent] = dict(data[parent])
+        data = data[parent]
     data[last] = value
 
 

@@ -66,6 +66,14 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
         load_recipe(str(path))
 
 
+def test_an_override_changes_what_it_names_and_not_what_shares_its_anchor():
+    changed = load_recipe("flights", {"tables.departures.source.path": "mine.csv"})
+    paths = {name: table.source.path for name, table in changed.tables.items()}
+    assert paths == {name: table.source.path for name, table in load_recipe("flights").tables.items()} | {
+        "departures": "mine.csv"
+    }
+
+
 def test_a_recipe_cannot_be_changed_after_it_was_read():
     recipe = load_recipe("flights")
     with pytest.raises(ValueError, match="frozen"):
