@@ -27,6 +27,7 @@ def found(before, after, usual_jump=0.8, column="outdoor_temp"):
         ("amount", WINTER, (WINTER + 3 - 32) / 1.8, None),
         ("amount", WINTER + 200, (WINTER + 205) * 1.609344, "miles and kilometres"),
         ("amount", MINUTES, MINUTES * 1000, "ones and thousands"),
+        ("temp", WINTER, (WINTER - 32) / 1.8 + 273.15, "kelvins instead of degrees Fahrenheit"),
         ("temp", WINTER, WINTER + 18, None),  # a warm week
         ("temp", WINTER, WINTER + 60, None),  # a jump that no conversion explains
         ("amount", MINUTES, MINUTES * 2, None),  # a bad week
