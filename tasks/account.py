@@ -17,6 +17,7 @@ class Step:
     stage: str
     subject: str
     notes: list[str] = field(default_factory=list)
+    is_silent: bool = False  # nothing came of it that anyone would want to read
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -30,6 +31,8 @@ def step(stage: str, subject: str = "") -> Iterator[Step]:
     """Say what a stage did and how long it took: `ingest     schedule    81,123 rows · 1.2 s`."""
     line, started = Step(stage, subject), time.monotonic()
     yield line
+    if line.is_silent:
+        return
     seconds = time.monotonic() - started
     logger.info("%-10s %-22s %s", stage, subject, " · ".join([*line.notes, f"{seconds:.1f} s"]))
 

@@ -17,6 +17,7 @@ from tasks.account import step
 from tasks.core.errors import FeatureError
 from tasks.core.records import TableRef, digest
 from tasks.home import open_feature_store, open_lake
+from tasks.lookahead import refuse_look_ahead
 
 if TYPE_CHECKING:
     import duckdb
@@ -38,7 +39,7 @@ def build_features(
     A view whose table has no SQL file, `<feature_repo>/<project>/<table>.sql`, reads a table of the lake as it is.
 
     Raises:
-        FeatureError: an unknown project or service, or SQL that does not give what the views declare.
+        FeatureError: an unknown project or service, SQL that does not give what the views declare, or that looks ahead.
     """
     store = open_feature_store(project)
     with step("features", project) as line:
@@ -49,6 +50,7 @@ def build_features(
             line.progress(f"{name}: {ref.rows:,} rows")
         line.note(f"{len(builder.built)} tables · {sum(ref.rows for ref in builder.built.values()):,} rows")
         line.note(f"{builder.written_rows:,} written")
+        line.is_silent = not builder.written_rows
         return tuple(builder.built.values())
 
 
@@ -160,11 +162,14 @@ class Builder:
         if start >= build.end:
             return self.lake.latest(name)
         with self.lake.session() as connection:
-            for table, ref in sources.items():
-                scan = self.lake.scan(table, ref.version)
+            scans = {table: self.lake.scan(table, ref.version) for table, ref in sources.items()}
+            for table, scan in scans.items():
                 known = f"select * from {scan} where created_timestamp < timestamptz '{build.end.isoformat()}'"
                 connection.execute(f'create view "{table}" as {known}')
-            self.written_rows += _run(connection, path, sql, start, build.end, self.asked.get(name))
+            asked = self.asked.get(name)
+            self.written_rows += _run(connection, path, sql, start, build.end, asked)
+            if start == BEGINNING:
+                refuse_look_ahead(connection, path, sql, scans, (*asked.key, *TIMES) if asked else ())
             rows = connection.sql("from built_").to_arrow_reader(100_000)
             since = None if start == BEGINNING else start
             return self.lake.replace(name, rows, start=since, properties=build.properties(start))
