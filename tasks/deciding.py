@@ -1,8 +1,6 @@
-"""Decide: what the monitor's history asks for, written before anyone is told of it, then dispatched, claimed, done."""
+"""Decide: what the monitor's history asks for, written before anyone is told of it, then dispatched."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,15 +10,13 @@ from prefect import task
 from configs.recipe import GovernSection
 from configs.settings import load_settings
 from tasks import home
-from tasks.account import in_run, logger, step
-from tasks.core import ledger as history
+from tasks.account import logger, step
 from tasks.core import outbox as projections
 from tasks.core.errors import PerennialError
 from tasks.core.governor import Decision, Policy, govern
-from tasks.core.records import Claim, LedgerEntry, OutboxEntry, Record, Wanted, digest
+from tasks.core.records import OutboxEntry, Record, Wanted, digest
 from tasks.events import announce_retrain
 from tasks.monitoring import past_reports, stamp
-from tasks.promotion import promoting
 from tasks.run import Run
 
 if TYPE_CHECKING:
@@ -189,71 +185,3 @@ def _start_run(entry: OutboxEntry) -> Any:
         f"{MAX_RUNS} runs of decision {wanted.decision_id} ended before they could begin",
         fix="read the log of the last of them",
     )
-
-
-# --- claiming -------------------------------------------------------------------------------------
-
-
-def wanted_retrain(run: Run, recipe: str, overrides: dict[str, Any] | None, decision_id: str) -> Wanted | None:
-    """The retrain to do: the decision that is named, or else one that is pending, or else what the governor grants.
-
-    Raises:
-        PerennialError: a decision that nobody made.
-    """
-    outbox, section = open_outbox(run.project), run.recipe.govern
-    if decision_id:
-        if (entry := outbox.entry(decision_id)) is None:
-            raise PerennialError(
-                f"there is no decision {decision_id!r} in the outbox of {run.project!r}",
-                expected=[found.wanted.decision_id for found in outbox.entries()] or "a decision by the monitor",
-                fix="leave decision_id out: the governor is asked then",
-            )
-        return entry.wanted
-    if (waiting := projections.unfinished(outbox.entries(), section.max_attempts)) is not None:
-        return waiting.wanted
-    decision = ask_governor(run, recipe, overrides, requested=True)
-    if decision.action != "retrain":
-        return None
-    entry = projections.unfinished(outbox.entries(), section.max_attempts)
-    return entry.wanted if entry is not None else None
-
-
-@contextmanager
-def claiming(wanted: Wanted) -> Iterator[Claim | None]:
-    """Be the one run that does it; None where another one is, or it is done.
-
-    Raises:
-        PromotionError: another run of the project is promoting. The attempt is not spent.
-    """
-    outbox = open_outbox(wanted.project)
-    with outbox.hold(wanted.decision_id) as entry:
-        if entry is None:
-            logger.info("%-10s %-22s another run does it, or has done it", "retrain", wanted.decision_id)
-            yield None
-            return
-        if _is_superseded(wanted):
-            outbox.finish(wanted.decision_id, "superseded", entry.next_attempt)
-            logger.info("%-10s %-22s a newer champion is there already", "retrain", wanted.decision_id)
-            yield None
-            return
-        with promoting(wanted.project, wanted.decision_id):
-            yield outbox.claim(entry, _claimant())
-
-
-def finish_retrain(wanted: Wanted, claim: Claim, entry: LedgerEntry) -> LedgerEntry:
-    """Note that it is done."""
-    open_outbox(wanted.project).finish(wanted.decision_id, entry.kind, claim.attempt)
-    return entry
-
-
-def _is_superseded(wanted: Wanted) -> bool:
-    """Whether a champion was made after this decision, by another one: it cannot be judged against that any more."""
-    entries = home.open_ledger(wanted.project).entries()
-    made = history.champion_as_of(entries)
-    return made is not None and made > wanted.as_of and history.decided(entries, wanted.decision_id) is None
-
-
-def _claimant() -> str:
-    from prefect.runtime import flow_run
-
-    return f"run {flow_run.name}, process {os.getpid()}" if in_run() else f"process {os.getpid()}"

@@ -4,6 +4,13 @@ import getpass
 from pathlib import Path
 
 
+def flow_run_id() -> str | None:
+    """The id of the flow run that this is; None outside of one."""
+    from prefect.runtime import flow_run
+
+    return flow_run.id
+
+
 def caller() -> str:
     """Whoever runs this shell; a deployed run is a worker's, and knows only its own id."""
     from prefect.runtime import deployment, flow_run

@@ -24,6 +24,7 @@ from tasks.core.model_card import CardFacts, CodeVersion, Lineage, version_tags,
 from tasks.core.records import Evaluation, FitResult, LedgerEntry, ModelRef, TrainingSetRef, digest
 from tasks.events import announce
 from tasks.home import open_ledger, open_registry
+from tasks.naming import flow_run_id
 from tasks.run import Run
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def register_challenger(
     from tasks.stores.registry import load_model_folder
 
     registry, lineage = open_registry(run.project), trace_lineage(run, training_set, judged, served)
-    tags = version_tags(lineage, evaluation.verdict, _flow_run_id())
+    tags = version_tags(lineage, evaluation.verdict, flow_run_id())
     with step("register", run.project) as line, promoting(run.project, run.decision_id, wait_seconds=60):
         run_id = registry.run(run.decision_id)
         example = _example_rows(training_set)
@@ -233,12 +234,6 @@ def _card_facts(recipe: Recipe) -> CardFacts:
         network=recipe.model.network,
         primary=recipe.gate.primary,
     )
-
-
-def _flow_run_id() -> str | None:
-    from prefect.runtime import flow_run
-
-    return flow_run.id
 
 
 # --- promoting ------------------------------------------------------------------------------------

@@ -33,6 +33,11 @@ def given_up(entries: Sequence[OutboxEntry], max_attempts: int) -> tuple[OutboxE
     return tuple(entry for entry in entries if entry.done is None and len(entry.claims) >= max_attempts)
 
 
+def carried_out_by(entries: Sequence[OutboxEntry], flow_run: str | None) -> OutboxEntry | None:
+    """The one that a flow run claimed and ended: a run that was suspended comes again from its start."""
+    return next((e for e in entries if e.done and e.claims and flow_run and e.claims[-1].flow_run == flow_run), None)
+
+
 def retrains(entries: Sequence[OutboxEntry], ledger: Sequence[LedgerEntry]) -> tuple[Retrain, ...]:
     """Every retrain there was, by a decision or by a person, in order of `as_of`: each spends cool-down and budget."""
     decided = {entry.wanted.decision_id: entry.wanted for entry in entries}

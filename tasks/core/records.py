@@ -409,13 +409,14 @@ class Claim(Record):
     attempt: int
     who: str
     at: datetime  # wall clock, for people
+    flow_run: str | None = None  # one that was suspended comes again, and finds its claim by this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done(Record):
     """How it ended."""
 
-    outcome: str  # promoted, rejected, undecided, superseded
+    outcome: str  # promoted, rejected, undecided, superseded; waiting: the rest is a person's, and stands in the ledger
     attempt: int
     at: datetime  # wall clock, for people
 

@@ -95,13 +95,13 @@ class Outbox:
         with _lock(self.folder / decision_id / ".running", wait=False) as is_free:
             return not is_free
 
-    def claim(self, entry: OutboxEntry, who: str) -> Claim:
+    def claim(self, entry: OutboxEntry, who: str, flow_run: str | None = None) -> Claim:
         """Note the next attempt; only while it is held.
 
         Raises:
             PerennialError: someone else has noted it, who cannot hold it too.
         """
-        made = Claim(attempt=entry.next_attempt, who=who, at=datetime.now(UTC))
+        made = Claim(attempt=entry.next_attempt, who=who, at=datetime.now(UTC), flow_run=flow_run)
         path = self.folder / entry.wanted.decision_id / f"claim-{made.attempt:03}.json"
         if not put_if_absent(path, made):
             raise PerennialError(

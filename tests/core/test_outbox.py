@@ -1,10 +1,11 @@
 """What the outbox says, from its records alone."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tasks.core.outbox import given_up, retrains, state, unfinished
+from tasks.core.outbox import carried_out_by, given_up, retrains, state, unfinished
 from tasks.core.records import Claim, Done, LedgerEntry, OutboxEntry, Wanted
 
 START = datetime(2013, 4, 1, tzinfo=UTC)
@@ -40,6 +41,17 @@ def test_the_oldest_that_has_attempts_left_is_the_one_to_do():
     assert unfinished(entries, 3) == entries[2]
     assert given_up(entries, 3) == (entries[1],)
     assert OutboxEntry.from_json(entries[2].to_json()) == entries[2]
+
+
+def test_a_run_that_comes_again_finds_what_it_has_carried_out():
+    def claimed(number: int, flow_run: str, done: Done | None) -> OutboxEntry:
+        made = Claim(attempt=1, who="me", at=START, flow_run=flow_run)
+        return replace(entry(number), claims=(made,), done=done)
+
+    entries = [claimed(0, "a", DONE), claimed(1, "b", DONE), claimed(2, "c", None), entry(3, 1, DONE)]
+    assert carried_out_by(entries, "b") == entries[1]
+    assert carried_out_by(entries, "c") is None, "it has not ended it"
+    assert carried_out_by(entries, None) is None, "no run of a flow"
 
 
 def test_a_retrain_counts_once_whether_the_monitor_or_a_person_wanted_it():

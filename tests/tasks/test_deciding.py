@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from configs.recipe import load_recipe
+from tasks.claiming import claiming, finish_retrain, own_verdict
 from tasks.core.errors import PerennialError, PromotionError
 from tasks.core.records import LedgerEntry, Wanted
-from tasks.deciding import claiming, clear_halt, dispatch_pending, finish_retrain, open_outbox
+from tasks.deciding import clear_halt, dispatch_pending, open_outbox
 from tasks.home import open_ledger
 from tasks.run import Run
 
@@ -131,6 +132,16 @@ def test_a_second_run_of_the_same_decision_loses_and_is_no_error() -> None:
         finish_retrain(WANTED, claim, line("promoted"))
     lose()
     assert open_outbox("flights").entry("d1").done.outcome == "promoted"
+
+
+def test_a_run_that_was_suspended_finds_its_own_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.claiming.flow_run_id", lambda: "run-1")
+    assert own_verdict("flights") is None
+    with claiming(WANTED) as claim:
+        waiting = finish_retrain(WANTED, claim, open_ledger("flights").append(line("waiting")))
+    assert own_verdict("flights") == waiting
+    monkeypatch.setattr("tasks.claiming.flow_run_id", lambda: "run-2")
+    assert own_verdict("flights") is None, "another run asks nobody"
 
 
 def test_a_promotion_on_its_way_refuses_and_spends_no_attempt(home: Path) -> None:

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pytest
 
 from tasks import home, joins, monitoring, scoring
+from tasks.claiming import wanted_retrain
 from tasks.core.arrow_files import map_rows
 from tasks.core.errors import PerennialError
 from tasks.core.observation import MonitorReport
 from tasks.core.records import Contender, Inputs, Interval, LedgerEntry, ModelRef, Window
 from tasks.core.reference import PREDICTION, Reference, build_columns
-from tasks.deciding import clear_halt, decide, decisions, dispatch_pending, open_outbox, wanted_retrain
+from tasks.deciding import clear_halt, decide, decisions, dispatch_pending, open_outbox
 from tasks.monitor_report import show_report
 from tasks.refusals import noting_refusal
 from tasks.run import Run
