@@ -24,7 +24,7 @@ START_SECONDS = 120
 
 
 def up(settings: Settings) -> None:
-    """Start MLflow UI, server and worker of this home, create the work pool, deploy.
+    """Start MLflow UI, server and worker of this home, create the work pool, deploy, and send what is pending.
 
     Raises:
         PerennialError: a server that is not on loopback without authentication, or that does not come up.
@@ -41,6 +41,8 @@ def up(settings: Settings) -> None:
     _run(environment, "flows.automations")
     _start(settings, "worker", _worker_command, environment, None, None)
     _wait_until_up(settings, "worker", None)
+    if (settings.root / "outbox").exists():
+        print(_run(environment, "flows.dispatch"), end="")
     # MLflow opens on its pages for chats with language models unless it is told what one came for.
     print(f"Prefect   {server}\nMLflow    {mlflow}/#/experiments?workflowType=machine_learning")
     print(f"a run     PREFECT_API_URL={server}/api .venv/bin/prefect deployment run pipeline/flights")
@@ -140,7 +142,12 @@ def _worker_command(settings: Settings) -> list[str]:
     return [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "perennial"]
 
 
-def _run(environment: Mapping[str, str], *module: str) -> None:
+def _run(environment: Mapping[str, str], *module: str) -> str:
+    """What it printed.
+
+    Raises:
+        PerennialError: it failed.
+    """
     root = Path(__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-m", *module], env=dict(environment), cwd=root, capture_output=True, text=True, check=False
@@ -148,6 +155,7 @@ def _run(environment: Mapping[str, str], *module: str) -> None:
     if done.returncode:
         what = f"python -m {' '.join(module)} failed"
         raise PerennialError(what, got=(done.stdout + done.stderr)[-1500:], expected="exit code 0")
+    return done.stdout
 
 
 def _answers(url: str) -> bool:
