@@ -131,9 +131,11 @@ def _observe(subject: _Subject, previous: Contender | None, line: Step) -> "Moni
     ingested = [subject.table(name) for name in run.recipe.tables]
     tables = judge_tables(run.project, ingested, window, monitor)
     whole = [report.quantiles for report in subject.before if report.is_whole]
+    refused = {refusal.table: refusal.told for refusal in open_refusals(run.project, run.as_of)}
     faults = [
-        *(refusal.told for refusal in open_refusals(run.project, run.as_of)),
-        *(fault for table in tables for fault in table.faults),
+        *refused.values(),
+        # That a table which is refused has no new rows needs no saying.
+        *(fault for table in tables if table.table not in refused for fault in table.faults),
         *observation.unpredicted_faults(inputs.rows, predicted.rows, max_unpredicted=monitor.max_unpredicted_fraction),
         *observation.input_faults(
             [drift for drift in columns if drift.column != PREDICTION], subject.reference.columns, inputs.quantiles,

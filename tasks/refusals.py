@@ -38,14 +38,24 @@ def noting_refusal(project: str, table: str, as_of: datetime) -> Iterator[None]:
 
 
 @contextmanager
+def collecting(refused: list[PerennialError]) -> Iterator[None]:
+    """What is wrong with one table keeps none of the others from being ingested."""
+    try:
+        yield
+    except PerennialError as error:
+        logger.warning("%-10s %s", "refused", error.what)
+        refused.append(error)
+
+
+@contextmanager
 def going_on_refused(project: str, as_of: datetime) -> Iterator[None]:
     """Pass over an ingest that is refused at this moment: the note of it stays, and the monitor halts for it."""
     try:
         yield
-    except PerennialError as error:
+    except PerennialError:
         if not any(refusal.as_of == as_of for refusal in open_refusals(project, as_of)):
             raise
-        logger.warning("%-10s %-22s %s", "refused", project, error)
+        logger.warning("%-10s %-22s the monitor goes on without what was refused", "ingest", project)
 
 
 def open_refusals(project: str, as_of: datetime) -> list[Refusal]:
