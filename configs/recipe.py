@@ -150,6 +150,7 @@ class AuditSection(Section):
     """What in a training set is taken for a leak."""
 
     max_single_feature_score: float = Field(default=0.9, gt=0.5, le=1)  # AUC, or absolute rank correlation
+    max_late_labels: Fraction = 0.005  # of the labels: known only later than label.maturity after the prediction
     allow: dict[str, str] = {}  # feature -> why it may predict that well
     disjoint_entities: tuple[str, ...] = ()  # key columns whose values may not be in both fit and holdout
 

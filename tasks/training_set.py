@@ -13,7 +13,7 @@ from tasks import home, joins
 from tasks.account import markdown_artifact, step
 from tasks.core import model_rows
 from tasks.core.arrow_files import appearing, map_rows, write_rows
-from tasks.core.audit import AuditReport, audit_training_set, refuse_leaks
+from tasks.core.audit import AuditReport, LabelDelays, audit_training_set, refuse_leaks
 from tasks.core.errors import RecipeError
 from tasks.core.model_rows import LabelPlan, RowPlan
 from tasks.core.records import Inputs, RowRange, TableRef, TrainingSetRef, Window, digest
@@ -118,7 +118,7 @@ def _build(request: _Request, folder: Path) -> TrainingSetRef:
         known_times = _suspicious_known_times(connection)
         table = map_rows(path)
         splits = split_rows(table["prediction_time"].to_numpy(), windows)
-        report = _audit(request, table, inputs[0], splits, known_times)
+        report = _audit(request, table, inputs[0], splits, known_times, _label_delays(connection, request))
         report.write(folder / AUDIT)
         refuse_leaks(report)
     return TrainingSetRef(
@@ -209,8 +209,29 @@ def _suspicious_known_times(connection: "duckdb.DuckDBPyConnection") -> "pa.Tabl
     return connection.sql(query).to_arrow_table()
 
 
+def _label_delays(connection: "duckdb.DuckDBPyConnection", request: _Request) -> LabelDelays:
+    """Of rows that are older than twice the maturity: of newer ones the slowest labels are not there yet."""
+    maturity = request.label.maturity
+    keys = ", ".join(map(model_rows.quote, request.table.key))
+    delay = f"min({model_rows.CREATED}) - {model_rows.EVENT}"
+    labels, late, longest = connection.execute(
+        f"select count(*), count(*) filter (delay > $maturity), max(delay) from (select {delay} as delay from"
+        f" (select {keys}, {model_rows.CREATED} from {model_rows.quote(request.label.table)}"
+        f" where {model_rows.CREATED} <= $as_of)"
+        f" join (select {keys}, {model_rows.EVENT} from {joins.JOINED}) using ({keys})"
+        f" where {model_rows.EVENT} < $until group by {keys}, {model_rows.EVENT})",
+        {"maturity": maturity, "until": request.as_of - 2 * maturity, "as_of": request.as_of},
+    ).fetchall()[0]
+    return LabelDelays(maturity, labels, late, longest)
+
+
 def _audit(
-    request: _Request, rows: "pa.Table", inputs: Inputs, splits: dict[str, RowRange], known_times: "pa.Table"
+    request: _Request,
+    rows: "pa.Table",
+    inputs: Inputs,
+    splits: dict[str, RowRange],
+    known_times: "pa.Table",
+    label_delays: LabelDelays,
 ) -> AuditReport:
     return audit_training_set(
         rows,
@@ -220,6 +241,8 @@ def _audit(
         splits=splits,
         embargo=request.split.embargo,
         known_times=known_times,
+        label_delays=label_delays,
+        max_late_labels=request.audit.max_late_labels,
         max_single_feature_score=request.audit.max_single_feature_score,
         allow=request.audit.allow,
         disjoint_entities=request.audit.disjoint_entities,

@@ -29,9 +29,19 @@ MIN_SCORED_ROWS = 50  # of each side of a comparison; below it a perfect score i
 class Leak(Record):
     """One way in which the training set knows too much."""
 
-    check: Literal["split times", "row keys", "entities", "known time", "single feature"]
+    check: Literal["split times", "row keys", "entities", "known time", "single feature", "label maturity"]
     subject: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LabelDelays:
+    """How long after the prediction time labels became known, over rows whose labels had twice the maturity."""
+
+    maturity: timedelta
+    labels: int
+    late: int  # known only after the maturity
+    longest: timedelta | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +62,8 @@ def audit_training_set(
     splits: Mapping[str, RowRange],
     embargo: timedelta,
     known_times: pa.Table,
+    label_delays: LabelDelays,
+    max_late_labels: float,
     max_single_feature_score: float,
     allow: Mapping[str, str],
     disjoint_entities: Sequence[str],
@@ -73,6 +85,7 @@ def audit_training_set(
         *row_key_leaks(rows.select(list(key)), splits),
         *entity_leaks(rows, splits, disjoint_entities),
         *known_time_leaks(known_times),
+        *label_maturity_leaks(label_delays, max_late_labels),
         *(leak for leak in suspects if leak.subject not in allow),
     ]
     allowed = [
@@ -90,8 +103,8 @@ def refuse_leaks(report: AuditReport) -> None:
             f"the training set leaks in {len(report.leaks)} way{'s' if len(report.leaks) > 1 else ''}",
             got="\n            ".join(f"{leak.check}: {leak.subject} {leak.detail}" for leak in report.leaks),
             expected="nothing in a row that could not be known at its prediction time, and no row in two splits",
-            fix="correct the feature or the split; a feature that may predict this well is allowed with a reason,"
-            " under audit.allow",
+            fix="correct the feature, the split or label.maturity; a feature that may predict this well is allowed with"
+            " a reason, under audit.allow",
         )
 
 
@@ -134,6 +147,18 @@ def row_key_leaks(keys: pa.Table, splits: Mapping[str, RowRange]) -> Iterator[Le
             check="row keys",
             subject=", ".join(keys.column_names),
             detail=f"is in two parts for {shared.num_rows:,} keys, ({first}) among them",
+        )
+
+
+def label_maturity_leaks(delays: LabelDelays, max_late: float) -> Iterator[Leak]:
+    """Labels that come later than the recipe says: near the cut, a row would have one or not by what it is."""
+    if delays.longest is not None and delays.late > max_late * delays.labels:
+        hours = [span / timedelta(hours=1) for span in (delays.maturity, delays.longest)]
+        yield Leak(
+            check="label maturity",
+            subject="label",
+            detail=f"became known later than label.maturity ({hours[0]:.4g} h after the prediction time) in"
+            f" {delays.late:,} of {delays.labels:,} rows, the last after {hours[1]:.4g} h",
         )
 
 

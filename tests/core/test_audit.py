@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.audit import AuditReport, audit_training_set, midranks, refuse_leaks
+from tasks.core.audit import AuditReport, LabelDelays, audit_training_set, midranks, refuse_leaks
 from tasks.core.errors import LeakageError
 from tasks.core.records import Inputs
 from tasks.core.splits import split_rows, split_windows
@@ -22,6 +22,7 @@ WINDOWS = split_windows(
     validation=timedelta(days=15),
     embargo=timedelta(hours=12),
 )
+HOURS_12 = timedelta(hours=12)
 INPUTS = Inputs(numeric=("delay", "distance"), categorical=("carrier", "tail"))
 
 
@@ -57,6 +58,8 @@ def audit(rows: pa.Table, *, label_kind: str = "binary", **changes: object) -> A
         "splits": split_rows(times, WINDOWS),
         "embargo": timedelta(hours=12),
         "known_times": rows.select(["prediction_time"]).append_column("delays", rows["prediction_time"]),
+        "label_delays": LabelDelays(HOURS_12, ROWS, 3, timedelta(hours=30)),
+        "max_late_labels": 0.005,
         "max_single_feature_score": 0.9,
         "allow": {},
         "disjoint_entities": (),
@@ -123,6 +126,18 @@ def test_a_view_that_joined_nothing_knows_nothing() -> None:
     nothing = pa.chunked_array([pa.nulls(ROWS, pa.timestamp("us", "UTC"))])
     known_times = pa.table({"prediction_time": rows["prediction_time"], "delays": nothing})
     assert leaks(audit(rows, known_times=known_times)) == []
+
+
+def test_labels_that_mature_later_than_the_recipe_says() -> None:
+    for delays, found in (
+        (LabelDelays(HOURS_12, 1000, 5, timedelta(days=9)), False),  # a straggler or two is no rule
+        (LabelDelays(HOURS_12, 1000, 6, timedelta(days=9)), True),
+        (LabelDelays(HOURS_12, 0, 0, None), False),  # none is old enough to tell
+    ):
+        report = audit(clean_rows(), label_delays=delays)
+        assert leaks(report) == [("label maturity", "label")] * found
+    told = audit(clean_rows(), label_delays=LabelDelays(HOURS_12, 1000, 300, timedelta(days=9))).leaks[0].detail
+    assert "(12 h after the prediction time) in 300 of 1,000 rows, the last after 216 h" in told
 
 
 def test_the_same_rows_in_two_parts() -> None:

@@ -127,6 +127,13 @@ def test_a_join_that_looks_ahead_is_found(trips: Any, monkeypatch: pytest.Monkey
         build(trips)
 
 
+def test_a_maturity_that_labels_do_not_keep_is_found(trips: Any) -> None:
+    """A trip's delay is known an hour and more after it left: three hours are too few for the late ones."""
+    with pytest.raises(LeakageError, match=r"label maturity: label became known later than label\.maturity \(3 h"):
+        build(trips, label={"maturity": "3h"})
+    assert build(trips, label={"maturity": "3h"}, audit={"max_late_labels": 0.2}).rows > 1000
+
+
 def test_a_rivals_inputs_are_in_the_file_too(trips: Any) -> None:
     features = trips.recipe.features
     rival = features.model_copy(
