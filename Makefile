@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fix bench up down lock clean
+.PHONY: help run test check fix bench torture up down lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ fix: $(READY) ## Rewrite what can be rewritten
 
 bench: $(READY) ## Measure: the gate's error rates and speed, the main job's parts
 	@$(BIN)/python -m tests.benchmarks
+
+torture: $(READY) ## Play nine months of flights week by week, and planted faults: half an hour
+	@$(BIN)/python -m pytest -s tests/torture
 
 up: $(READY) ## Start Prefect server, worker and MLflow UI of this home, and deploy
 	@$(BIN)/python -m flows.services up
