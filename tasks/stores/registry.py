@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -355,6 +355,12 @@ def _is_dead(process: str | None) -> bool:
 
 def load_model_folder(path: str) -> "ServedModel":
     """The predictor for the folder of a fit that is not registered yet."""
+    return _loaded(path, (Path(path) / "program.pt2").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: str, written: int) -> "ServedModel":
+    """Kept, since a run asks several times for the same few, and each loading takes most of a second."""
     from tasks.stores.served_model import ServedModel
 
     return ServedModel(path)
