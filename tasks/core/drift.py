@@ -151,7 +151,8 @@ def thresholds(
     """Per column and statistic, so that a quiet window raises any alarm at all with probability `false_alarm_rate`.
 
     `reference` holds counts (days, bins) of the same rows, consecutive days. A quiet window is the reference's shares
-    and a mixture of what its moving blocks of that length strayed from them by, all columns and bins together; the
+    and a mixture of what its moving blocks of that length strayed from them by, all columns and bins together: blocks
+    as they are would be windows that the reference has seen, none further out than the furthest of a dozen weeks. The
     level of each single test comes from the distribution of the smallest p-value over all of them.
 
     Source: moving blocks: Künsch (1989); normal weights, for maxima over many tests: Chernozhukov, Chetverikov and Kato
@@ -163,14 +164,18 @@ def thresholds(
     block = min(window_days, max(1, num_days // MIN_BLOCKS))
     rows = _moving_sums(rows_a_day, block)
     is_told = rows[:, 0] > 0
-    weights = _mixtures(num_days, block, window_days, blocks=int(is_told.sum()), resamples=resamples, seed=seed)
+    generator, freedom = np.random.default_rng(seed), max(num_days / block - 1, 1.0)
+    weights = generator.standard_normal((resamples, is_told.sum())) * _stretch(num_days, block, window_days)
+    weights /= np.sqrt(is_told.sum())
 
     names, columns = [], []
     for binning in binnings:
         counts = reference[binning.column]
         shares = counts.sum(0) / counts.sum()
         strayed = (_moving_sums(counts, block) / np.maximum(rows, 1.0) - shares)[is_told]
-        quiet = np.maximum(shares + weights @ strayed, 0.0) * rows[is_told].mean() * window_days / block
+        # How far a column strays is itself an estimate, from as few weeks as there are: Student's t, not the normal.
+        student = np.sqrt(freedom / generator.chisquare(freedom, (resamples, 1)))
+        quiet = np.maximum(shares + student * (weights @ strayed), 0.0) * rows[is_told].mean() * window_days / block
         for name, values in statistics(binning, counts.sum(0), quiet).items():
             names.append((binning.column, name))
             columns.append(values)
@@ -186,22 +191,15 @@ def thresholds(
     return result
 
 
-def _mixtures(num_days: int, block: int, window_days: int, *, blocks: int, resamples: int, seed: int) -> Counts:
-    """Weights (resamples, blocks) that make of the blocks' deviations those of a new window of `window_days`.
+def _stretch(num_days: int, block: int, window_days: int) -> float:
+    """How much further than the blocks of a reference a new window of `window_days` strays.
 
-    Drawing a block as it is would take windows that are part of the reference, and never one further out than the
-    furthest of a dozen weeks: of new quiet weeks half were alarms where one in twenty was asked for.
+    A block pulls the mean that it is compared with after it; a new window does not, and that mean errs too. The mean of
+    more days strays less.
     """
     if num_days < 2:
-        return np.zeros((resamples, blocks))
-    generator, freedom = np.random.default_rng(seed), max(num_days / block - 1, 1.0)
-    normal = generator.standard_normal((resamples, blocks)) / np.sqrt(blocks)
-    # How far weeks stray is itself an estimate, from as many weeks as there are: Student's t, not the normal.
-    student = normal / np.sqrt(generator.chisquare(freedom, (resamples, 1)) / freedom)
-    # A block pulls the mean that it is compared with after it; a new window does not, and that mean errs too.
-    stretch = (1 + window_days / num_days) / (1 - block / num_days) * block / window_days
-    mixtures: Counts = student * np.sqrt(stretch)
-    return mixtures
+        return 0.0
+    return float(np.sqrt((1 + window_days / num_days) / (1 - block / num_days) * block / window_days))
 
 
 def _moving_sums(counts: Counts, length: int) -> Counts:

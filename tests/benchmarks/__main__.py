@@ -2,9 +2,14 @@
 
 import sys
 
-from tests.benchmarks import bench_gate, gate_simulation
+from tests.benchmarks import bench_gate, bench_monitor, gate_simulation, monitor_false_alarms
 
-BENCHMARKS = {"gate": bench_gate.main, "gate_simulation": gate_simulation.main}
+BENCHMARKS = {
+    "gate": bench_gate.main,
+    "gate_simulation": gate_simulation.main,
+    "monitor": bench_monitor.main,
+    "monitor_false_alarms": monitor_false_alarms.main,
+}
 
 
 def main() -> None:

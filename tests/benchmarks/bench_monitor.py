@@ -1,8 +1,8 @@
 """Cost of a monitor run over 10 million rows and 30 columns: at most 25 CPU seconds and 1 GB.
 
-The rows lie in a Parquet file and are read as joined rows are, through DuckDB in Arrow batches. What is measured: counts
-in one pass, thresholds by resampling, drift and faults of every column, the page. Beside it stand DuckDB's own scan of
-the file (count, min, max and mean of each column) and its `histogram()` over the same bins.
+The rows lie in a Parquet file and are read as joined rows are, through DuckDB in Arrow batches. What is measured: one
+pass of counts, thresholds by resampling, drift and faults of every column, the page. Beside it stand DuckDB's own scan
+of the file (count, min, max and mean of each column) and its `histogram()` over the same bins.
 
 Run: python -m tests.benchmarks monitor
 """
