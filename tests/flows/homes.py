@@ -8,12 +8,22 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import psutil
 
 ROOT = Path(__file__).parents[2]
+# Three weeks of flights and a fit of moments; whatever comes of it, it is promoted.
+SMALL = {
+    "split.holdout": "5d", "split.validation": "3d", "split.embargo": "36h", "model.max_epochs": 1,
+    "model.refit": "none", "baseline.iterations": 5, "gate.floors": {}, "gate.max_latency_ms": 10000,
+}  # fmt: skip
+T = TypeVar("T")
 
 
 class Home:
@@ -50,22 +60,20 @@ class Home:
         return done.stdout.split("UUID: ")[1].split()[0]
 
     def wait_for(self, run: str, state: str) -> dict:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
+        def find() -> dict:
             found = self.ask(f"flow_runs/{run}", method="GET")
-            if found["state"]["name"] == state:
-                return found
-            time.sleep(0.5)
-        raise AssertionError(f"{found['state']}\n{self.log('worker')}")
+            return found if found["state"]["name"] == state else {}
 
-    def ask(self, path: str, method: str = "POST", **body: object) -> Any:
+        return wait_until(find, f"run {run} does not become {state}", self.log)
+
+    def ask(self, path: str, method: str = "POST", body: object = None, **fields: object) -> Any:
         url, kind = f"http://127.0.0.1:{self.server}/api/{path}", {"Content-Type": "application/json"}
-        data = json.dumps(body).encode() if method == "POST" else None
+        data = None if method == "GET" else json.dumps(body or fields).encode()
         request = urllib.request.Request(url, data, kind, method=method)
         for _ in range(30):
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:
-                    return json.load(answer)
+                    return None if answer.status == 204 else json.load(answer)
             except urllib.error.HTTPError as error:
                 # The server's own word for "my database is busy, ask again"; Prefect's client does the same.
                 if error.code != 503:
@@ -75,11 +83,27 @@ class Home:
 
     def events(self, name: str) -> list[dict]:
         """The events of a name, once there is one: the server writes what it was told a moment later."""
-        deadline = time.monotonic() + 60
-        while not (found := self.ask("events/filter", filter={"event": {"name": [name]}})["events"]):
-            assert time.monotonic() < deadline, f"no {name} within a minute\n{self.log('worker')}"
-            time.sleep(0.5)
-        return found
+        return wait_until(
+            lambda: self.ask("events/filter", filter={"event": {"name": [name]}})["events"], f"no {name}", self.log
+        )
+
+    def post_event(self, name: str, **payload: object) -> None:
+        """Tell the server of something, as a program outside does."""
+        now, resource = datetime.now(UTC).isoformat(), {"prefect.resource.id": "perennial.model.flights"}
+        event = {"id": str(uuid4()), "occurred": now, "event": name, "resource": resource, "payload": payload}
+        self.ask("events", body=[event])
+
+    def runs(self, flow: str) -> list[dict]:
+        return self.ask("flow_runs/filter", flows={"name": {"any_": [flow]}})
+
+    def kill(self, name: str) -> None:
+        """SIGKILL a service and all that it started, as when a machine loses its power."""
+        root = psutil.Process(json.loads((self.folder / "services" / f"{name}.json").read_text())["pid"])
+        family = [root, *root.children(recursive=True)]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(family, timeout=30)
 
     def log(self, name: str) -> str:
         return (self.folder / "logs" / f"{name}.log").read_text()[-3000:]
@@ -97,6 +121,15 @@ class Home:
 
     def ledger(self) -> list[dict]:
         return [json.loads(path.read_text()) for path in sorted((self.folder / "ledger/flights").glob("*.json"))]
+
+
+def wait_until(find: Callable[[], T], failure: str, log: Callable[[str], str], seconds: float = 240) -> T:
+    """What `find` finds, once that is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := find()):
+        assert time.monotonic() < deadline, f"{failure} within {seconds:g} s\n{log('worker')}"
+        time.sleep(0.2)
+    return found
 
 
 def free_port() -> int:

@@ -4,18 +4,15 @@ import json
 import subprocess
 import sys
 import urllib.request
+from datetime import datetime
 
 import pytest
 import yaml
 
-from tests.flows.homes import ROOT, Home
+from tasks.core.records import Wanted
+from tests.flows.homes import ROOT, SMALL, Home
 
 AS_OF = "2013-01-22T00:00:00+00:00"
-# Three weeks of flights and a fit of moments; whatever comes of it, it is promoted.
-SMALL = {
-    "split.holdout": "5d", "split.validation": "3d", "split.embargo": "36h", "model.max_epochs": 1,
-    "model.refit": "none", "baseline.iterations": 5, "gate.floors": {}, "gate.max_latency_ms": 10000,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +116,30 @@ def test_a_run_that_waits_for_a_person_is_suspended_and_goes_on_with_their_answe
     entry = home.ledger()[-1]
     assert (entry["kind"], entry["champion"], entry["who"]) == ("promoted", version, "Ada")
     assert entry["reasons"][-1] == "approved by Ada: looked at the slices"
+
+
+def test_a_retrain_that_waits_for_a_person_finds_its_own_claim_when_it_is_resumed(home, pipeline_run):
+    """Prefect runs it from the top: the decision is done by then, and by this very run."""
+    overrides = SMALL | {"gate.approval": "person", "seed": 9}
+    version = add_version(home, kind="waiting", overrides=overrides)
+    decision = home.ledger()[-1]["decision_id"]
+    wanted = Wanted(
+        decision_id=decision, project="flights", recipe="flights", as_of=datetime.fromisoformat(AS_OF), cause="event",
+        reasons=("an event",), overrides=overrides,
+    )  # fmt: skip
+    entry = home.folder / "outbox" / "flights" / decision
+    entry.mkdir(parents=True)
+    wanted.write(entry / "wanted.json")
+    run = home.deploy_run("retrain/flights", wait=False, decision_id=decision)
+    home.wait_for(run, "Suspended")
+    assert json.loads((entry / "done.json").read_text())["outcome"] == "waiting"
+    home.deploy_run("retrain/flights", decision_id=decision)  # told again, nobody asks twice
+    answer = {"approve": False, "who": "Ada", "why": "worse in the evening"}
+    assert home.ask(f"flow_runs/{run}/resume", run_input=answer)["status"] == "ACCEPT"
+    home.wait_for(run, "Completed")
+    last = home.ledger()[-1]
+    assert (last["kind"], last["version"], last["who"]) == ("rejected", version, "Ada")
+    assert [path.name for path in entry.glob("claim-*")] == ["claim-001.json"]
 
 
 def add_version(home, kind, overrides):
