@@ -28,7 +28,8 @@ def watches(settings: Settings) -> tuple[AutomationCore, ...]:
         _watch(
             "perennial: mark runs that never began as crashed",
             "A run that was taken by a worker, and whose process died before it could say anything.",
-            after=["Pending", "Running"], expect=["Running", BEAT, *QUIET_STATES], within=start,
+            # Not after Running: a run from the shell has no heartbeat at all.
+            after=["Pending"], expect=["Running", *QUIET_STATES], within=start,
             message=f"no sign of life for {start.total_seconds():g} s: its process never began",
         ),
     )  # fmt: skip
