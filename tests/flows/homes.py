@@ -115,9 +115,9 @@ class Home:
         return {*roots, *(child for root in roots for child in root.children(recursive=True))}
 
     def dead_runs(self) -> list[str]:
-        """The automations that mark dead runs."""
+        """The automations that mark dead runs, and those that never began."""
         found = self.ask("automations/filter")
-        return [one["id"] for one in found if one["name"] == "perennial: mark dead runs as crashed"]
+        return [one["id"] for one in found if one["name"].startswith("perennial: mark")]
 
     def ledger(self) -> list[dict]:
         return [json.loads(path.read_text()) for path in sorted((self.folder / "ledger/flights").glob("*.json"))]

@@ -47,7 +47,7 @@ def test_up_twice_is_harmless(home):
     assert home.services("up").count("already running") == 3
     assert home.processes() >= before
     assert home.dead_runs() == dead_runs  # a new one would have forgotten which runs it watches
-    assert len(dead_runs) == 1
+    assert len(dead_runs) == 2
 
 
 def test_a_port_that_is_taken_is_told(home, tmp_path):
