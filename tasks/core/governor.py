@@ -96,7 +96,7 @@ def govern(
         return Decision(action="halt", reasons=faults, as_of=as_of)
     cause, wishes = _wish(seen, done, policy, as_of, requested)
     if cause is None:
-        notes = _worries(seen, policy)
+        notes = _worries(seen, recent_windows(seen, done, policy), policy)
         told = (*(wishes if seen and seen[-1].is_quality_lost else ()), *notes) or wishes
         return Decision(action="alert" if notes else "wait", reasons=told, as_of=as_of)
     obstacles = _obstacles(seen, done, policy, as_of)
@@ -139,8 +139,8 @@ def _wish(
     seen: Sequence[Observation], done: Sequence[Retrain], policy: Policy, as_of: datetime, requested: bool
 ) -> tuple[Cause | None, tuple[str, ...]]:
     """What asks for a retrain, strongest first; or None, and why nothing does."""
-    recent = seen[-policy.of_windows :]
-    if _is_lost(recent, policy):
+    recent = recent_windows(seen, done, policy)
+    if has_lost(recent, policy):
         probe = recent[-1].probe
         if probe is not None and probe.gain.low > 0:
             return "quality", (
@@ -156,11 +156,16 @@ def _wish(
         return "event", ("an event from outside asks for a retrain",)
     if recent and recent[-1].is_quality_lost:
         wanted = f"{policy.lost_windows} of {policy.of_windows} are needed for a retrain"
-        return None, (_loss(recent) + ("" if _is_lost(recent, policy) else f": {wanted}"),)
+        return None, (_loss(recent) + ("" if has_lost(recent, policy) else f": {wanted}"),)
     return None, ("nothing asks for a retrain",)
 
 
-def _is_lost(recent: Sequence[Observation], policy: Policy) -> bool:
+def recent_windows(seen: Sequence[Observation], done: Sequence[Retrain], policy: Policy) -> Sequence[Observation]:
+    """The last N. A loss from before the last retrain was the other champion's, and has been answered."""
+    return [o for o in seen if not done or o.as_of > done[-1].as_of][-policy.of_windows :]
+
+
+def has_lost(recent: Sequence[Observation], policy: Policy) -> bool:
     """Whether enough of the last N windows lost quality, the latest among them: a single one may be chance."""
     lost = [o.is_quality_lost for o in recent]
     return any(lost[-1:]) and sum(lost) >= policy.lost_windows
@@ -175,12 +180,12 @@ def _loss(recent: Sequence[Observation]) -> str:
     return f"{told} ({latest.quality.value:.3f} now, {latest.promised:.3f} promised)"
 
 
-def _worries(seen: Sequence[Observation], policy: Policy) -> tuple[str, ...]:
+def _worries(seen: Sequence[Observation], recent: Sequence[Observation], policy: Policy) -> tuple[str, ...]:
     """What a person should know although nothing is to be done."""
     if not seen:
         return ()
     latest, notes = seen[-1], []
-    if _is_lost(seen[-policy.of_windows :], policy):
+    if has_lost(recent, policy):
         if latest.probe is None:
             notes.append("there are too few matured rows for a probe to tell whether a retrain would mend it")
         elif latest.probe.gain.low <= 0:

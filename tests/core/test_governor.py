@@ -1,5 +1,6 @@
 """The governor tells broken data, harmless drift and mendable loss apart, and never breaks its own limits."""
 
+import dataclasses
 import itertools
 from datetime import UTC, datetime, timedelta
 
@@ -66,6 +67,14 @@ def test_a_loss_that_a_probe_cannot_beat_alerts():
     assert any("may not mend" in reason for reason in decision.reasons)
 
 
+def test_losses_of_the_champion_before_do_not_count_against_the_new_one():
+    policy = dataclasses.replace(POLICY, cooldown=timedelta(0), budget=3)
+    weeks = [week(0, **MENDABLE), week(1, **MENDABLE), week(2, **MENDABLE), week(3, **MENDABLE)]
+    retrained = (FIRST, Retrain(as_of=weeks[1].as_of, cause="quality"))
+    assert decide(*weeks[:3], retrains=retrained, policy=policy).action == "wait"
+    assert decide(*weeks, retrains=retrained, policy=policy).action == "retrain"
+
+
 def test_one_bad_week_is_no_alert():
     assert decide(week(0), week(1, is_quality_lost=True, probe=probe(0.65, 0.0))).action == "wait"
 
@@ -89,7 +98,7 @@ def test_broken_data_halts_refreshes_and_events_until_it_is_whole_or_a_person_sa
 @pytest.mark.parametrize(
     ("retrains", "seen", "reason"),
     [
-        ((Retrain(as_of=START, cause="person"),), {}, "cool-down"),
+        ((Retrain(as_of=START - timedelta(days=1), cause="person"),), {}, "cool-down"),
         ((FIRST,), {"matured_labels": 10}, "labels have matured"),
         ((Retrain(as_of=START - timedelta(days=40), cause="quality"), FIRST), {}, "budget"),
     ],
