@@ -74,7 +74,8 @@ def registered_contender(registry: "Registry", name: str, ref: ModelRef) -> Cont
 
 
 def load_contender(project: str, contender: Contender) -> Predictor:
-    from tasks.stores.registry import Registry, load_model_folder
+    from tasks.stores.registry import Registry
+    from tasks.stores.serving import load_model_folder
 
     if contender.folder is not None:
         return load_model_folder(contender.folder)

@@ -150,7 +150,7 @@ def register_challenger(
     Raises:
         ModelError: as served it does not predict what it predicts here.
     """
-    from tasks.stores.registry import load_model_folder
+    from tasks.stores.serving import load_model_folder
 
     registry, lineage = open_registry(run.project), trace_lineage(run, training_set, judged, served)
     tags = version_tags(lineage, evaluation.verdict, flow_run_id())

@@ -47,7 +47,7 @@ def make_reference(registry: "Registry", project: str, model: ModelRef) -> "Refe
     from tasks.core.gate_rows import encode_label, read_rows
     from tasks.core.model_card import Lineage
     from tasks.core.reference import PREDICTION, Reference, build_columns
-    from tasks.stores.registry import load_model_folder
+    from tasks.stores.serving import load_model_folder
 
     lineage = Lineage.from_json(registry.read_text(model.run_id, "lineage.json"))
     evaluation = _evaluation(project, lineage)

@@ -47,7 +47,7 @@ def _changes(
 ) -> tuple[str, ...]:
     from tasks.core.gate import refit_check
     from tasks.core.gate_rows import read_rows
-    from tasks.stores.registry import load_model_folder
+    from tasks.stores.serving import load_model_folder
 
     recent = read_rows(training_set, "holdout")
 

@@ -5,25 +5,22 @@ metric logged from a worker thread silently opens another run.
 """
 
 import fcntl
-import importlib.util
 import json
 import logging
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
-from importlib import metadata
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import ModelError
 from tasks.core.records import ModelRef
+from tasks.stores.serving import check_as_served, load_registered_folder, save_served_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +35,6 @@ PROCESS = "perennial.process"
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 METRICS_PER_CALL = 1000  # MLflow's limit
 MAX_PAGE, MAX_SUMMARY = 8000, 5000  # MLflow's limits on the length of a tag and of a description
-SERVED_WITH = ("mlflow", "torch", "numpy", "pyarrow")
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}  # of float32 scores, computed twice
-STORES = Path(__file__).parent
 
 
 def preload() -> None:
@@ -348,97 +342,3 @@ def _is_dead(process: str | None) -> bool:
         return abs(found.create_time() - owner["started"]) > 2 or found.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-
-
-# --- the model as it is served --------------------------------------------------------------------
-
-
-def load_model_folder(path: str) -> "ServedModel":
-    """The predictor for the folder of a fit that is not registered yet."""
-    return _loaded(path, (Path(path) / "program.pt2").stat().st_mtime_ns)
-
-
-@lru_cache(maxsize=4)
-def _loaded(path: str, written: int) -> "ServedModel":
-    """Kept, since a run asks several times for the same few, and each loading takes most of a second."""
-    from tasks.stores.served_model import ServedModel
-
-    return ServedModel(path)
-
-
-def load_registered_folder(folder: Path) -> "ServedModel":
-    """The predictor of a registered folder: its own `served_model.py` on its own files."""
-    from mlflow.models import Model
-
-    flavor = Model.load(str(folder)).flavors["python_function"]
-    code = folder / Path(flavor["model_code_path"]).name
-    spec = importlib.util.spec_from_file_location(f"served_model_{folder.parent.name.replace('-', '_')}", code)
-    if spec is None or spec.loader is None:
-        raise ModelError(f"{code} cannot be imported", expected="the Python file that the model was registered with")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.ServedModel(folder / flavor["artifacts"]["model"]["path"])
-
-
-def save_served_model(model_folder: str, folder: Path, run_id: str) -> None:
-    """Write an MLflow model (models-from-code pyfunc) that stands alone: its files, its code, its requirements.
-
-    Without a signature: with one MLflow refuses Arrow tables, pandas categories and integers, which the model takes.
-    """
-    from tasks.stores import served_model
-
-    # isort: split
-    import mlflow.pyfunc  # after the served model, which keeps the warnings of its import quiet
-    from mlflow.models import Model
-
-    mlflow.pyfunc.save_model(
-        folder,
-        python_model=served_model.__file__,
-        artifacts={"model": model_folder},
-        # Without a list MLflow infers one by running the model in another process, for 19 s.
-        pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in SERVED_WITH],
-        mlflow_model=Model(run_id=run_id),
-    )
-    # MLflow writes down where the files came from on this machine, and needs neither.
-    saved = Model.load(str(folder))
-    flavor = saved.flavors["python_function"]
-    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
-    flavor["artifacts"]["model"]["uri"] = flavor["artifacts"]["model"]["path"]
-    saved.save(str(folder / "MLmodel"))
-
-
-def check_as_served(folder: Path, example: "pa.Table", expected: "np.ndarray") -> None:
-    """Load and predict in a process that refuses pickle and cannot see this repository; compare with `expected`.
-
-    Raises:
-        ModelError: it fails there, or its predictions differ.
-    """
-    import numpy as np
-    import pyarrow as pa
-
-    asked, answer = folder.parent / "example.arrow", folder.parent / "answer.npy"
-    with pa.ipc.new_file(asked, example.schema) as writer:
-        writer.write_table(example)
-    packages = [path for path in sys.path if path and not (Path(path) / "tasks" / "stores").is_dir()]
-    done = subprocess.run(
-        # -I -S: no PYTHONPATH, no working directory, and none of the .pth files by which an editable install is found.
-        [sys.executable, "-I", "-S", STORES / "served_check.py", folder, asked, answer, json.dumps(packages)],
-        cwd=folder.parent,
-        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ModelError(
-            "the model does not work as served, so it is not registered",
-            got=done.stderr.strip()[-2000:],
-            expected="it loads without pickle, in a process without this repository, and predicts the example rows",
-        )
-    got = np.load(answer)
-    if got.shape != expected.shape or not np.allclose(got, expected, **TOLERANCE, equal_nan=True):
-        raise ModelError(
-            "the model predicts otherwise as served than it did, so it is not registered",
-            got=f"shape {got.shape}, first {got.ravel()[:3]}",
-            expected=f"shape {expected.shape}, first {expected.ravel()[:3]}",
-        )

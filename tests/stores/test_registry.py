@@ -13,7 +13,8 @@ import pytest
 
 from tasks.core.errors import ModelError
 from tasks.stores import registry as module
-from tasks.stores.registry import PROCESS, Registry, create_database, load_model_folder
+from tasks.stores.registry import PROCESS, Registry, create_database
+from tasks.stores.serving import load_model_folder
 
 
 @pytest.fixture(scope="module")
