@@ -7,6 +7,7 @@ failed, with an error that says what, got, expected, fix.
 import argparse
 import atexit
 import inspect
+import json
 import logging
 import os
 import sys
@@ -111,7 +112,8 @@ def _override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
-    return key, yaml.safe_load(value)
+    # Overrides travel with decisions, as JSON: a day in YAML becomes its text again.
+    return key, json.loads(json.dumps(yaml.safe_load(value), default=str))
 
 
 def show_account() -> None:

@@ -115,14 +115,18 @@ def _late(days: TableDays, window_days: int, usual: float | None) -> list[str]:
 
 
 def _still(days: TableDays, window_days: int) -> list[str]:
-    """Columns that keep a few values through a whole day, where a day usually brings many."""
+    """Columns that keep a few values through a whole day, where a day usually brings many.
+
+    A day with few rows has few values; that its rows are missing is said elsewhere.
+    """
     faults = []
+    enough = max(MIN_USUAL_ROWS, median(days.rows[window_days:] or (0,)) / 2)
     for column, values in days.different_values.items():
         usual = [value for value, rows in zip(values, days.rows, strict=True) if rows >= MIN_USUAL_ROWS][window_days:]
         least = min(usual) if len(usual) >= MIN_USUAL_DAYS else 0
         for day in range(window_days):
             rows = days.rows[day]
-            if least >= MIN_USUAL_VALUES and rows >= MIN_USUAL_ROWS and values[day] <= least * STANDS_STILL:
+            if least >= MIN_USUAL_VALUES and rows >= enough and values[day] <= least * STANDS_STILL:
                 faults.append(
                     f"{days.table}.{column}: {values[day]} different values in a day ({_ago(day)}), usually at least "
                     f"{least}: the feed is frozen"

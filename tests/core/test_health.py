@@ -66,6 +66,9 @@ def test_a_feed_that_stands_still_is_late_and_one_that_repeats_itself_is_frozen(
     made["different_values"]["temperature"][2] = 3
     (fault,) = judge(made).faults
     assert fault.startswith("weather.temperature: 3 different values in a day (2 days ago)")
+    made["rows"][2] //= 4
+    (fault,) = judge(made).faults
+    assert "rows on 1 of 7 days" in fault, "few rows have few values: nothing is frozen"
 
 
 def test_what_is_always_so_is_no_fault():

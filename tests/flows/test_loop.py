@@ -73,3 +73,19 @@ def test_an_event_from_outside_is_decided_claimed_and_done_once(home):
     other = run_flow(home, "retrain", "--as-of", "2013-02-08T12:00:00")
     assert "cool-down" in other
     assert len(list((home / "outbox" / "flights").glob("*/wanted.json"))) == 1
+
+
+def test_a_monitor_run_that_is_given_no_moment_plays_the_next_week(home):
+    run_flow(home, "monitor", "--set", "clock={replay: {start: 2013-02-08, step: 7d, end: 2013-02-16}}")
+    (tick,) = (home / "clock" / "flights").glob("*.json")
+    assert read(tick)["as_of"] == "2013-02-15T00:00:00+00:00"
+    report = read(home / "monitor" / "flights" / "20130215T000000Z.json")
+    assert report["predicted_rows"] == report["rows"] > 5000
+    rows = {table["table"]: table["rows"] for table in report["tables"]}
+    assert rows["departures"] > rows["arrivals"] > 5000, "the week was ingested first"
+    decision = read(home / "decisions" / "flights" / "20130215T000000Z-monitor.json")
+    # The blizzard of 9 February: whether rows are missing, or flights, is for a person to say, or for the next week.
+    assert decision["action"] == "halt"
+    assert [reason.split(",")[0] for reason in decision["reasons"]] == [
+        "departures: 222 rows on 1 of 7 days", "arrivals: 141 rows on 1 of 7 days",
+    ]  # fmt: skip

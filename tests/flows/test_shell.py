@@ -20,10 +20,10 @@ def test_a_moment_is_utc_unless_it_says_otherwise(text):
 
 def test_the_options_are_the_flows_own_parameters():
     moments = ["--as-of", "2013-04-01", "--as-of", "2013-07-01"]
-    overrides = ["--set", "model.max_epochs=2", "--set", "gate.slices=[origin]"]
+    overrides = ["--set", "model.max_epochs=2", "--set", "gate.slices=[origin]", "--set", "start=2013-02-01"]
     options = _parser(example).parse_args([*moments, *overrides, "--attempt", "1"])
     assert options.as_of == [datetime(2013, 4, 1, tzinfo=UTC), datetime(2013, 7, 1, tzinfo=UTC)]
-    assert dict(options.set) == {"model.max_epochs": 2, "gate.slices": ["origin"]}
+    assert dict(options.set) == {"model.max_epochs": 2, "gate.slices": ["origin"], "start": "2013-02-01"}
     assert (options.recipe, options.attempt) == ("flights", 1)
 
 
