@@ -2,12 +2,14 @@
 
 import sys
 
-from tests.benchmarks import bench_gate, bench_monitor, gate_simulation, monitor_false_alarms
+from tests.benchmarks import bench_gate, bench_join, bench_monitor, bench_score, gate_simulation, monitor_false_alarms
 
 BENCHMARKS = {
     "gate": bench_gate.main,
     "gate_simulation": gate_simulation.main,
+    "join": bench_join.main,
     "monitor": bench_monitor.main,
+    "score": bench_score.main,
     "monitor_false_alarms": monitor_false_alarms.main,
 }
 

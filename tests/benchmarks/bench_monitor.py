@@ -7,6 +7,7 @@ of the file (count, min, max and mean of each column) and its `histogram()` over
 Run: python -m tests.benchmarks monitor
 """
 
+import argparse
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -128,7 +129,12 @@ def histograms(folder: str) -> int:
     return sum(found[0][0].values())
 
 
-def main(rows: int = ROWS, repetitions: int = 3) -> None:
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--rows", type=int, default=ROWS)
+    options.add_argument("--repetitions", type=int, default=3)
+    chosen = options.parse_args()
+    rows, repetitions = chosen.rows, chosen.repetitions
     with tempfile.TemporaryDirectory() as folder:
         measure(f"{HERE}:make_files", folder=folder, rows=rows)
         size = (Path(folder) / "window.parquet").stat().st_size / 1e6

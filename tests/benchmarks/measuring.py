@@ -13,10 +13,13 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from tasks.core.threads import SHORT_SPINS
 
 MEGABYTE = 1e6
 
@@ -35,19 +38,25 @@ class Cost:
         return f"{self.cpu_seconds:7.2f} CPU s {self.wall_seconds:7.2f} s {self.peak_mb:7,.0f} MB"
 
 
-def measure(function: str, **arguments: Any) -> Cost:
-    """Call `module:function` with arguments that are JSON, in a new process. What it prints goes to stderr."""
-    command = [sys.executable, "-m", "tests.benchmarks.measuring", function, json.dumps(arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+def measure(function: str, imports: Sequence[str] = (), **arguments: Any) -> Cost:
+    """Call `module:function` with arguments that are JSON, in a new process. What it prints goes to stderr.
+
+    `imports` are modules that the function imports inside, told apart from the work.
+    """
+    told = json.dumps({"imports": list(imports), "arguments": arguments})
+    command = [sys.executable, "-m", "tests.benchmarks.measuring", function, told]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=SHORT_SPINS | os.environ)
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure_in_turn(functions: dict[str, str], repetitions: int, **arguments: Any) -> dict[str, list[Cost]]:
+def measure_in_turn(
+    functions: dict[str, str], repetitions: int, imports: Sequence[str] = (), **arguments: Any
+) -> dict[str, list[Cost]]:
     """Each of the functions once, and again: what else the machine does falls on all of them alike."""
     costs: dict[str, list[Cost]] = {name: [] for name in functions}
     for _ in range(repetitions):
         for name, function in functions.items():
-            costs[name].append(measure(function, **arguments))
+            costs[name].append(measure(function, imports, **arguments))
     return costs
 
 
@@ -94,9 +103,11 @@ def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)
     module, _, name = sys.argv[1].partition(":")
-    function = getattr(importlib.import_module(module), name)
+    function, asked = getattr(importlib.import_module(module), name), json.loads(sys.argv[2])
+    for each in asked["imports"]:
+        importlib.import_module(each)
     imported, began = _cpu_seconds(), time.perf_counter()
-    result = function(**json.loads(sys.argv[2]))
+    result = function(**asked["arguments"])
     wall = time.perf_counter() - began
     cost = Cost(_cpu_seconds() - imported, wall, imported, _peak_mb(), result)
     os.write(out, json.dumps(cost.__dict__).encode())

@@ -1,0 +1,187 @@
+"""Cost of the point-in-time join: our store against DuckDB's ASOF JOIN written by hand, and Feast's stock store.
+
+Entity rows are joined with three views from the same Delta files: one of many keys by the hour (ttl a day), one of few
+keys by the hour that is known an hour late (ttl three hours), one row per key (no ttl). The result is a Parquet file in
+the order of the entity rows; ours and the one by hand must be equal. Feast's `file` store (dask) is given few rows.
+
+Run: python -m tests.benchmarks join [--rows 1000000 10000000]
+"""
+
+import argparse
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+
+from tests.benchmarks.measuring import machine, measure, measure_in_turn, ratio, typical
+
+HERE = "tests.benchmarks.bench_join"
+IMPORTS = ("feast", "pandas", "tasks.stores.lake", "tasks.stores.asof_store", "feast.infra.offline_stores.dask")
+SIZES, FEW_ROWS, FEW_KEYS = (1_000_000, 10_000_000), 5_000, 100
+HOURS, PLACES = 90 * 24, 50
+START = "timestamptz '2013-01-01 00:00:00+00'"
+VIEWS = {
+    "recent": ("key", timedelta(days=1), ("delay", "count")),
+    "weather": ("place", timedelta(hours=3), ("wind", "rain")),
+    "facts": ("key", None, ("size",)),
+}
+NAMES = [f"{view}__{feature}" for view, (_, _, features) in VIEWS.items() for feature in features]
+
+
+# --- made-up tables ---------------------------------------------------------------------------------
+
+
+def make_tables(folder: str, rows: int, keys: int) -> None:
+    """Delta tables: `rows` entity rows over 90 days, and as many hours of features for each of `keys` keys."""
+    from tasks.stores.lake import Lake
+
+    lake, moment = Lake(f"{folder}/lake"), f"{START} + to_microseconds((random() * {HOURS} * 3600e6)::bigint)"
+    hourly = f"{START} + to_hours(hour) as event_timestamp"
+    numbers = "random() as {}, (random() * 100)::int as {}"
+    queries = {
+        "entities": f"select (random() * {keys - 1})::bigint as key, (random() * {PLACES - 1})::bigint as place,"
+        f" (random() < 0.2)::int as label, {moment} as event_timestamp from range({rows})",
+        "recent": f"select key, {hourly}, {numbers.format('delay', 'count')}"
+        f" from range({keys}) k(key), range({HOURS}) h(hour)",
+        "weather": f"select place, {hourly}, {numbers.format('wind', 'rain')}"
+        f" from range({PLACES}) p(place), range({HOURS}) h(hour)",
+        "facts": f"select key, {START} as event_timestamp, random() as size from range({keys}) k(key)",
+    }
+    for name, query in queries.items():
+        late = "interval 1 hour" if name == "weather" else "interval 0 hour"
+        with duckdb.connect() as connection:
+            connection.execute("set TimeZone = 'UTC'")
+            timed = f"select *, event_timestamp + {late} as created_timestamp from ({query})"
+            lake.replace(
+                name, connection.sql(timed).to_arrow_reader(100_000), start=None, properties={"digest": "0" * 16}
+            )
+
+
+def feast_views(paths: dict[str, str]) -> list[Any]:
+    from feast import Entity, FeatureView, Field, FileSource, ValueType
+    from feast.types import Float64, Int64
+
+    entities = {key: Entity(name=key, join_keys=[key], value_type=ValueType.INT64) for key in ("key", "place")}
+    views = []
+    for name, (key, ttl, features) in VIEWS.items():
+        times = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp"}
+        source = FileSource(name=name, path=paths[name], **times)
+        schema = [Field(name=key, dtype=Int64), *(Field(name=each, dtype=Float64) for each in features)]
+        views.append(FeatureView(name=name, entities=[entities[key]], ttl=ttl, source=source, schema=schema))
+    return views
+
+
+# --- what is measured -------------------------------------------------------------------------------
+
+
+def ours(folder: str) -> int:
+    from tasks.stores.asof_store import AsofOfflineStore, AsofOfflineStoreConfig
+
+    views = feast_views({name: f"lake://{name}" for name in VIEWS})
+    config: Any = SimpleNamespace(offline_store=AsofOfflineStoreConfig(lake_uri=f"{folder}/lake"))
+    entities = "select key, place, label, event_timestamp from entities"
+    refs = [name.replace("__", ":") for name in NAMES]
+    job = AsofOfflineStore.get_historical_features(config, views, refs, entities, None, "bench", True)
+    return job.write(Path(folder) / "ours.parquet")
+
+
+def by_hand(folder: str) -> int:
+    """The same as SQL: known time, ttl, order of rows."""
+    from tasks.stores.lake import Lake
+
+    features, joins = [], []
+    for view, (key, ttl, names) in VIEWS.items():
+        is_fresh = (
+            f"{view}.event_timestamp >= e.event_timestamp - interval {ttl.total_seconds()} second" if ttl else "true"
+        )
+        features += [f"case when {is_fresh} then {view}.{name} end as {view}__{name}" for name in names]
+        joins.append(
+            f"asof left join (select *, greatest(event_timestamp, created_timestamp) as known from {view}) {view}"
+            f" on e.{key} = {view}.{key} and e.event_timestamp >= {view}.known"
+        )
+    query = (
+        f"select e.key, e.place, e.label, e.event_timestamp, {', '.join(features)}"
+        f" from (select row_number() over () as row_, * from entities) e {' '.join(joins)} order by e.row_"
+    )
+    with Lake(f"{folder}/lake").connect() as connection:
+        return int(connection.execute(f"copy ({query}) to '{folder}/by_hand.parquet'").fetchall()[0][0])
+
+
+def stock(folder: str) -> int:
+    """Feast's own `file` store on plain Parquet files; it may lose rows."""
+    from feast import FeatureStore
+    from feast.repo_config import RepoConfig
+
+    from tasks.stores.lake import Lake
+
+    lake, paths = Lake(f"{folder}/lake"), {name: f"{folder}/{name}.parquet" for name in VIEWS}
+    with lake.connect() as connection:
+        for name, path in paths.items():
+            connection.execute(f"copy {name} to '{path}'")
+        entities = connection.sql("select key, place, label, event_timestamp from entities").df()
+    config = {
+        "project": "bench", "provider": "local", "registry": f"{folder}/registry.db", "offline_store": {"type": "file"},
+        "online_store": None, "entity_key_serialization_version": 3,
+    }  # fmt: skip
+    store, views = FeatureStore(config=RepoConfig(**config)), feast_views(paths)
+    store.apply([*{key: entity for view in views for key, entity in _entities(view).items()}.values(), *views])
+    refs = [name.replace("__", ":") for name in NAMES]
+    table = store.get_historical_features(entity_df=entities, features=refs, full_feature_names=True).to_arrow()
+    return int(table.num_rows)
+
+
+def _entities(view: Any) -> dict[str, Any]:
+    from feast import Entity, ValueType
+
+    return {key: Entity(name=key, join_keys=[key], value_type=ValueType.INT64) for key in view.entities}
+
+
+def check_equal(folder: str) -> None:
+    """The rows of both results, and their order.
+
+    Raises:
+        SystemExit: they differ, and then no figure means anything.
+    """
+    # A hash of each row with its place; the files are read in their order.
+    said = [
+        duckdb.sql(
+            f"select count(*), bit_xor(hash(file_row_number, key, place, label, event_timestamp, {', '.join(NAMES)}))"
+            f" from read_parquet('{folder}/{name}.parquet', file_row_number = true)"
+        ).fetchall()
+        for name in ("ours", "by_hand")
+    ]
+    if said[0] != said[1]:
+        raise SystemExit(f"the join by hand gives other rows than ours: {said}")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--rows", type=int, nargs="+", default=SIZES)
+    options.add_argument("--repetitions", type=int, default=3)
+    chosen = options.parse_args()
+    print(machine())
+    for rows in chosen.rows:
+        _compare(
+            rows, max(rows // 2_000, 1), {"ours": f"{HERE}:ours", "by hand": f"{HERE}:by_hand"}, chosen.repetitions
+        )
+    _compare(
+        FEW_ROWS, FEW_KEYS, {"ours": f"{HERE}:ours", "by hand": f"{HERE}:by_hand", "feast file": f"{HERE}:stock"}, 1
+    )
+
+
+def _compare(rows: int, keys: int, functions: dict[str, str], repetitions: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        measure(f"{HERE}:make_tables", folder=folder, rows=rows, keys=keys)
+        costs = measure_in_turn(functions, repetitions, IMPORTS, folder=folder)
+        check_equal(folder)
+    print(f"{rows:,} entity rows, {keys * HOURS + PLACES * HOURS + keys:,} feature rows, 3 views")
+    for name, each in costs.items():
+        beside = "" if name == "ours" else f"  ours: {ratio(costs['ours'], each)}"
+        print(f"  {name:12}{typical(each)}  {typical(each).result:,} rows{beside}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
