@@ -8,7 +8,6 @@ from configs.settings import load_settings
 from tasks.account import logger, markdown_artifact
 from tasks.core.governor import Decision
 from tasks.core.records import Contender, write_text_atomically
-from tasks.deciding import decisions
 from tasks.home import open_registry
 from tasks.monitoring import past_reports, stamp
 from tasks.references import champion_reference
@@ -22,13 +21,12 @@ SHOWN_WINDOWS = 26
 
 @task(task_run_name="show report")
 def show_report(run: Run, champion: Contender, report: "MonitorReport | None", decision: Decision) -> None:
-    """Write the page and say where it is. Alerts that go on are one alert, open since its first window."""
-    from tasks.core.governor import open_since
+    """Write the page and say where it is."""
     from tasks.core.monitor_page import write_page, write_summary
 
     if report is None or champion.ref is None:
         return
-    since = open_since(decisions(run.project).read(Decision, "-monitor"), decision)
+    since = decision.open_since
     told = f"{since:%Y-%m-%d}" if since is not None and since < decision.as_of else None
     reference = champion_reference(run.project, champion.ref)
     history = past_reports(run.project, run.as_of)[-SHOWN_WINDOWS:]

@@ -5,6 +5,7 @@ without harm (say so, wait), and quality that was lost and that a retrain can me
 newest matured rows, tells the last from a world in which nobody could predict, and from labels that are wrong.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,6 +14,7 @@ from typing import Literal
 from tasks.core.records import Interval, Record, Window
 
 Cause = Literal["quality", "refresh", "event"]
+LOSS = "loss of quality"  # among worries, beside the names of columns
 MAX_NAMES = 5  # of drifted columns in a reason, the furthest first
 
 
@@ -67,12 +69,17 @@ class Retrain(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision(Record):
-    """What to do now. `cause` is set when the action is retrain."""
+    """What to do now. `cause` is set when the action is retrain.
+
+    An alert says something new once; while it goes on and nothing is new, the action is wait. `open_since` tells since
+    when a halt, or a worry that was an alert, has been going on.
+    """
 
     action: Literal["retrain", "wait", "alert", "halt"]
     reasons: tuple[str, ...]
     as_of: datetime
     cause: Cause | None = None
+    open_since: datetime | None = None
 
 
 def govern(
@@ -93,12 +100,11 @@ def govern(
     seen = [o for o in observations if o.as_of <= as_of]
     done = [r for r in retrains if r.as_of <= as_of]
     if faults := _halting(seen[-1] if seen else None, cleared_at):
-        return Decision(action="halt", reasons=faults, as_of=as_of)
+        since = _first([bool(_halting(o, cleared_at)) for o in seen], seen)
+        return Decision(action="halt", reasons=faults, as_of=as_of, open_since=since)
     cause, wishes = _wish(seen, done, policy, as_of, requested)
     if cause is None:
-        notes = _worries(seen, recent_windows(seen, done, policy), policy)
-        told = (*(wishes if seen and seen[-1].is_quality_lost else ()), *notes) or wishes
-        return Decision(action="alert" if notes else "wait", reasons=told, as_of=as_of)
+        return _alert(seen, done, policy, wishes, as_of)
     obstacles = _obstacles(seen, done, policy, as_of)
     if unfinished is not None:
         obstacles = (unfinished, *obstacles)
@@ -107,19 +113,25 @@ def govern(
     return Decision(action="retrain", reasons=wishes, as_of=as_of, cause=cause)
 
 
-def open_since(decisions: Sequence[Decision], now: Decision) -> datetime | None:
-    """Since when `now`'s alert or halt has been open: the first of the unbroken run of that action; None for others.
+def _alert(
+    seen: Sequence[Observation], done: Sequence[Retrain], policy: Policy, wishes: tuple[str, ...], as_of: datetime
+) -> Decision:
+    """Tell what is new of what a person should know; what goes on as before is told, and is no other alert."""
+    mine = since_retrain(seen, done)
+    worries = [_worries(mine[: place + 1], policy) for place in range(len(mine))]
+    if not worries or not worries[-1]:
+        return Decision(action="wait", reasons=wishes, as_of=as_of)
+    began = _first([bool(each) for each in worries], mine)
+    known = {worry for each, o in zip(worries[:-1], mine, strict=False) if o.as_of >= began for worry in each}
+    told = (*(wishes if mine[-1].is_quality_lost else ()), *_notes(mine[-1], worries[-1], known))
+    is_new = not worries[-1] <= known
+    return Decision(action="alert" if is_new else "wait", reasons=told, as_of=as_of, open_since=began)
 
-    A window that says the same again is the same alert, not another one. Decisions are in order of `as_of`.
-    """
-    if now.action not in ("alert", "halt"):
-        return None
-    since = now.as_of
-    for decision in reversed([one for one in decisions if one.as_of < now.as_of]):
-        if decision.action != now.action:
-            break
-        since = decision.as_of
-    return since
+
+def _first(holds: Sequence[bool], seen: Sequence[Observation]) -> datetime:
+    """When the unbroken run that reaches the last window began."""
+    run = len(list(itertools.takewhile(bool, reversed(holds))))
+    return seen[-run].as_of
 
 
 def _halting(latest: Observation | None, cleared_at: datetime | None) -> tuple[str, ...]:
@@ -160,9 +172,14 @@ def _wish(
     return None, ("nothing asks for a retrain",)
 
 
+def since_retrain(seen: Sequence[Observation], done: Sequence[Retrain]) -> Sequence[Observation]:
+    """Windows of the champion as it is: what was seen before the last retrain has been answered."""
+    return [o for o in seen if not done or o.as_of > done[-1].as_of]
+
+
 def recent_windows(seen: Sequence[Observation], done: Sequence[Retrain], policy: Policy) -> Sequence[Observation]:
-    """The last N. A loss from before the last retrain was the other champion's, and has been answered."""
-    return [o for o in seen if not done or o.as_of > done[-1].as_of][-policy.of_windows :]
+    """The last N of them."""
+    return since_retrain(seen, done)[-policy.of_windows :]
 
 
 def has_lost(recent: Sequence[Observation], policy: Policy) -> bool:
@@ -180,21 +197,35 @@ def _loss(recent: Sequence[Observation]) -> str:
     return f"{told} ({latest.quality.value:.3f} now, {latest.promised:.3f} promised)"
 
 
-def _worries(seen: Sequence[Observation], recent: Sequence[Observation], policy: Policy) -> tuple[str, ...]:
-    """What a person should know although nothing is to be done."""
-    if not seen:
-        return ()
-    latest, notes = seen[-1], []
-    if has_lost(recent, policy):
-        if latest.probe is None:
-            notes.append("there are too few matured rows for a probe to tell whether a retrain would mend it")
-        elif latest.probe.gain.low <= 0:
-            notes.append(
-                f"a fresh probe is not shown to do better ({_span(latest.probe.gain)}): a retrain may not mend it"
-            )
+def _worries(seen: Sequence[Observation], policy: Policy) -> set[str]:
+    """What a person should know of the latest window although nothing is to be done: what drifted, and LOSS."""
+    latest = seen[-1]
+    is_helpless = latest.probe is None or latest.probe.gain.low <= 0
+    return {
+        *map(_source, latest.drifted),
+        *([LOSS] if is_helpless and has_lost(seen[-policy.of_windows :], policy) else []),
+    }
+
+
+def _notes(latest: Observation, worries: set[str], known: set[str]) -> tuple[str, ...]:
+    """The worries in words; `known` are those of the windows before."""
+    notes = []
+    if LOSS in worries and latest.probe is None:
+        notes.append("there are too few matured rows for a probe to tell whether a retrain would mend it")
+    elif LOSS in worries and latest.probe is not None:
+        notes.append(f"a fresh probe is not shown to do better ({_span(latest.probe.gain)}): a retrain may not mend it")
+    new = [name for name in latest.drifted if _source(name) not in known]
     if latest.drifted:
-        notes.append(f"{_some(latest.drifted)} drifted{'' if latest.is_quality_lost else ', without loss of quality'}")
+        before = len(latest.drifted) - len(new)
+        others = f", beside {before} that had before" if new and before else ""
+        harmless = "" if latest.is_quality_lost else ", without loss of quality"
+        notes.append(f"{_some(new or latest.drifted)} drifted{others or ('' if new else ' as before')}{harmless}")
     return tuple(notes)
+
+
+def _source(column: str) -> str:
+    """The feature view of a column, or the column: that another one of a view drifted as well is no news."""
+    return column.partition("__")[0]
 
 
 def _some(names: Sequence[str]) -> str:

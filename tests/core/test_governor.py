@@ -51,6 +51,21 @@ def test_drift_without_loss_of_quality_alerts_and_names_the_column():
     assert "temperature" in decision.reasons[0]
 
 
+def test_an_alert_is_told_once_and_again_when_something_else_drifts_or_comes_back():
+    warm, windy = {"drifted": ("weather__temperature",)}, {"drifted": ("weather__wind", "weather__temperature")}
+    weeks = [week(0, **warm), week(1, **windy), week(2, drifted=("weather__wind", "carrier")), week(3), week(4, **warm)]
+    made = [decide(*weeks[: number + 1]) for number in range(len(weeks))]
+    assert [one.action for one in made] == ["alert", "wait", "alert", "wait", "alert"]
+    assert made[1].reasons == ("weather__wind, weather__temperature drifted as before, without loss of quality",)
+    assert made[2].reasons == ("carrier drifted, beside 1 that had before, without loss of quality",)
+    assert [one.open_since and one.open_since - START for one in made] == [0 * WEEK, 0 * WEEK, 0 * WEEK, None, 4 * WEEK]
+
+
+def test_a_halt_says_since_when():
+    broken = [week(number, faults=("weather: 0 rows",)) for number in (1, 2)]
+    assert decide(week(0), *broken).open_since == broken[0].as_of
+
+
 def test_one_bad_week_is_not_enough_and_two_of_three_are():
     once = decide(week(0), week(1, **MENDABLE, quality=Interval(value=0.7, low=0.6, high=0.8), promised=0.75))
     assert once.action == "wait"
