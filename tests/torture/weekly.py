@@ -19,7 +19,7 @@ SMALL = {
     "model.options": {"members": 1, "width": 64, "dropout": 0.5, "input_dropout": 0.1, "max_category_width": 4},
     "model.max_epochs": 2, "model.refit": "none", "gate.max_latency_ms": 10000,
 }  # fmt: skip
-HEAD = """| week to | decision | auc: newest, trailing, promised | drifted | reasons | what came of it |
+HEAD = """| week to | decision | auc: newest, trailing, promised | drifted, furthest | other reasons | what came of it |
 |---|---|---|---|---|---|"""
 
 
@@ -45,10 +45,11 @@ class Week:
     def line(self) -> str:
         values = (self.newest, self.trailing, self.promised)
         quality = ", ".join("–" if value is None else f"{value:.3f}" for value in values)
-        came = "; ".join(told for told in (self.outcome, self.outcome_reason, self.effect) if told)
-        return (
-            f"| {self.as_of} | {self.action} | {quality} | {len(self.drifted)} | {'; '.join(self.reasons)} | {came} |"
-        )
+        drifted = f"{len(self.drifted)}: {self.drifted[0]}" if self.drifted else "0"
+        reasons = [reason for reason in self.reasons if " drifted" not in reason]
+        came = [told for told in (self.outcome, self.outcome_reason, self.effect) if told]
+        cells = [self.as_of, self.action, quality, drifted, "; ".join(reasons), "; ".join(came)]
+        return f"| {' | '.join(cells)} |"
 
 
 def play(home: Path, overrides: dict[str, Any]) -> list[Week]:
@@ -72,13 +73,14 @@ def play(home: Path, overrides: dict[str, Any]) -> list[Week]:
         print(HEAD)
         while (decision := monitor("flights", overrides=overrides)) is not None:
             entry = retrain("flights", decision.as_of, overrides) if decision.action == "retrain" else None
-            report = reports("flights").read(MonitorReport)[-1]
-            weeks.append(_week(report, decision, entry))
+            *_, before, report = [None, *reports("flights").read(MonitorReport)]
+            weeks.append(_week(report, decision, entry, None if before is None else before.effect))
             print(weeks[-1].line, flush=True)
     return weeks
 
 
-def _week(report: Any, decision: Any, entry: Any) -> Week:
+def _week(report: Any, decision: Any, entry: Any, told: Any) -> Week:
+    """`told` is the effect that the report before this one told of already."""
     quality, seen = report.quality, report.observation
     return Week(
         as_of=f"{decision.as_of:%Y-%m-%d}",
@@ -91,7 +93,7 @@ def _week(report: Any, decision: Any, entry: Any) -> Week:
         gain=seen.probe.gain.low if seen.probe else None,
         drifted=seen.drifted,
         faults=seen.faults,
-        effect=report.effect.told if report.effect else None,
+        effect=report.effect.told if report.effect and report.effect != told else None,
         outcome=entry.kind if entry else None,
         outcome_reason=entry.reasons[0] if entry else None,
     )
