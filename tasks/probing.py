@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from configs.recipe import GateSection, MonitorSection
 from configs.settings import load_settings
 from tasks import home, joins
-from tasks.account import step
+from tasks.account import Step, step
 from tasks.baselines import fit_trees
 from tasks.core.records import Inputs, ModelRef, RowRange, TableRef, Window, digest
 from tasks.matured import matured_rows
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from tasks.core.governor import Probe
 
 NEWEST = timedelta(days=7)  # at least so much, for enough clusters
+
+
+class Predictor(Protocol):
+    """A loaded model that knows what it reads."""
+
+    inputs: Any
+    classes: Any
+
+    def predict(self, rows: "pa.Table") -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +65,6 @@ def run_probe(
     tables: Sequence[TableRef],
 ) -> Probed:
     """Join, fit, score, compare; None where there are too few rows to tell."""
-    import numpy as np
-
-    from tasks.core.quality import label_faults, make_probe, plain
-    from tasks.core.scorecards import ScoredModel
-
     windows = probe_windows(monitor, own.label.maturity, made_at, since, as_of)
     with step("probe", f"{project} v{champion.version}") as line:
         served = home.open_registry(project).load(champion)
@@ -68,20 +72,41 @@ def run_probe(
         whole = Window(start=windows[0].start, end=windows[1].end)
         with joins.join_model_rows(project, champion, own, whole, as_of, tables, labelled=True) as joined:
             rows = joined.read(inputs).read_all()
-        fit, test = (_within(rows, window) for window in windows[:2])
-        if not fit.num_rows or not test.num_rows:
-            line.note("too few matured rows")
-            return Probed(None, ())
-        fit = fit.take(np.arange(0, fit.num_rows, -(-fit.num_rows // monitor.probe.max_rows)))
-        scores = _tree_scores(project, fit, test, inputs, own.label.kind, monitor.probe.iterations)
-        models = {"probe": scores, "champion": (served.predict(test), tuple(served.classes or ()))}
-        on = [_on(test, models, own, gate, windows[1]), _on(test, models, own, gate, windows[2])]
-        made = [{name: ScoredModel(name, plain(rows), values) for name, values in told.items()} for rows, told in on]
-        newest = (made[1]["probe"], made[1]["champion"])
-        probe = make_probe(made[0]["probe"], made[0]["champion"], newest, gate.primary, handicap)
-        faults = label_faults(newest[1])
-        line.note(f"{fit.num_rows:,} rows fitted, {test.num_rows:,} to test on")
-        line.note("too few days to tell" if probe is None else f"ahead of the champion by {probe.gain.value:+.4f}")
+        return probe_rows(project, served, rows, own, monitor, gate, handicap, windows, line)
+
+
+def probe_rows(
+    project: str,
+    served: Predictor,
+    rows: "pa.Table",
+    own: joins.ModelRows,
+    monitor: MonitorSection,
+    gate: GateSection,
+    handicap: float,
+    windows: tuple[Window, ...],
+    line: Step,
+) -> Probed:
+    """Of rows that are joined and labelled, sorted by time."""
+    import numpy as np
+
+    from tasks.core.quality import label_faults, make_probe, plain
+    from tasks.core.scorecards import ScoredModel
+
+    inputs = Inputs(numeric=tuple(served.inputs.numeric), categorical=tuple(served.inputs.categorical))
+    fit, test = (_within(rows, window) for window in windows[:2])
+    if not fit.num_rows or not test.num_rows:
+        line.note("too few matured rows")
+        return Probed(None, ())
+    fit = fit.take(np.arange(0, fit.num_rows, -(-fit.num_rows // monitor.probe.max_rows)))
+    scores = _tree_scores(project, fit, test, inputs, own.label.kind, monitor.probe.iterations)
+    models = {"probe": scores, "champion": (served.predict(test), tuple(served.classes or ()))}
+    on = [_on(test, models, own, gate, windows[1]), _on(test, models, own, gate, windows[2])]
+    made = [{name: ScoredModel(name, plain(rows), values) for name, values in told.items()} for rows, told in on]
+    newest = (made[1]["probe"], made[1]["champion"])
+    probe = make_probe(made[0]["probe"], made[0]["champion"], newest, gate.primary, handicap)
+    faults = label_faults(newest[1])
+    line.note(f"{fit.num_rows:,} rows fitted, {test.num_rows:,} to test on")
+    line.note("too few days to tell" if probe is None else f"ahead of the champion by {probe.gain.value:+.4f}")
     return Probed(probe, faults)
 
 

@@ -61,7 +61,7 @@ def open_run(
         RecipeError: an unreadable recipe, or a moment before the recipe's first day.
     """
     loaded = load_recipe(recipe, overrides)
-    moment = _utc(as_of or present(loaded))
+    moment = to_utc(as_of or present(loaded))
     if moment.date() <= loaded.start:
         raise RecipeError(
             "as_of is before there is any data",
@@ -71,5 +71,5 @@ def open_run(
     return Run(recipe=loaded, as_of=moment, cause=cause, attempt=attempt, decided=decided)
 
 
-def _utc(moment: datetime) -> datetime:
+def to_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

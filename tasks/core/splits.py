@@ -66,8 +66,7 @@ def split_rows(times: npt.NDArray[np.datetime64], windows: Mapping[str, Window])
         raise LeakageError("rows are not sorted by prediction time", fix="sort them before they are split")
     ranges = {}
     for name, window in windows.items():
-        low, high = np.searchsorted(times, np.array([_utc64(window.start), _utc64(window.end)]), side="left")
-        ranges[name] = RowRange(start=int(low), stop=int(high), window=window)
+        ranges[name] = row_range(times, window)
     if empty := [name for name, part in ranges.items() if part.start == part.stop]:
         sizes = ", ".join(f"{name} {r.stop - r.start:,} rows in {_span(r.window)}" for name, r in ranges.items())
         raise RecipeError(
@@ -77,6 +76,12 @@ def split_rows(times: npt.NDArray[np.datetime64], windows: Mapping[str, Window])
             fix="lengthen these windows under split, take a later as_of, or ingest the missing time",
         )
     return ranges
+
+
+def row_range(times: npt.NDArray[np.datetime64], window: Window) -> RowRange:
+    """The rows of a window, which may be none. `times` (N,) are sorted, in UTC."""
+    low, high = np.searchsorted(times, np.array([_utc64(window.start), _utc64(window.end)]), side="left")
+    return RowRange(start=int(low), stop=int(high), window=window)
 
 
 def _utc64(moment: datetime) -> np.datetime64:
