@@ -113,3 +113,59 @@ def _dot(x: float, y: float, fill: str, stroke: str, told: str) -> str:
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{stroke}" stroke-width="1.5">'
         f"<title>{escape(told)}</title></circle>"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of `lines`: a value for each place, nan where there is none, and where it is marked with what."""
+
+    name: str
+    colour: str
+    values: Sequence[float]
+    is_dashed: bool = False
+    marks: Sequence[tuple[int, str, str]] = ()  # place, colour, what it tells
+    ends: tuple[float, float] | None = None  # bounds of the last value
+
+
+def lines(names: Sequence[str], drawn: Sequence[Line], *, width: int = 860, height: int = 240) -> str:
+    """Lines over the same places, which are called `names`; a mark is a dot on its line."""
+    numbers = np.array([number for line in drawn for number in (*line.values, *(line.ends or ()))], dtype=np.float64)
+    if not np.isfinite(numbers).any():
+        return ""
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    margin = (high - low) * 0.08 or 0.01
+    low, high = low - margin, high + margin
+    left, bottom = 52, 26
+    step = (width - left - 10 - 3 * sum(line.ends is not None for line in drawn)) / max(len(names), 1)
+
+    def point(place: int, value: float) -> tuple[float, float]:
+        return left + step * (place + 0.5), 6 + (high - value) / (high - low) * (height - bottom - 6)
+
+    parts = []
+    for tick in np.linspace(low + margin, high - margin, 4).tolist():
+        y = point(0, tick)[1]
+        parts.append(
+            f'<line x1="{left}" x2="{width}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>'
+            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.3g}</text>'
+        )
+    for number, line in enumerate(drawn):
+        points = [point(place, value) for place, value in enumerate(line.values) if np.isfinite(value)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        dashes = ' stroke-dasharray="5 3"' if line.is_dashed else ""
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="1.5"{dashes}>'
+            f"<title>{escape(line.name)}</title></polyline>"
+        )
+        if line.ends is not None:
+            # Side by side, so that none hides another.
+            at, ys = width - 2 - 3 * (len(drawn) - number), [point(0, bound)[1] for bound in line.ends]
+            parts.append(f'<line x1="{at}" x2="{at}" y1="{ys[0]:.1f}" y2="{ys[1]:.1f}" stroke="{line.colour}"/>')
+        for place, colour, told in line.marks:
+            value = line.values[place]
+            x, y = point(place, value if np.isfinite(value) else low + margin)
+            parts.append(_dot(x, y, colour, colour, told))
+    seldom = max(1, len(names) // 12)
+    for place in range(0, len(names), seldom):
+        x = point(place, 0.0)[0]
+        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{escape(names[place])}</text>')
+    return f'<svg width="100%" viewBox="0 0 {width} {height}" role="img" class="series">{"".join(parts)}</svg>'
