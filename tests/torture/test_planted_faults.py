@@ -10,7 +10,7 @@ SAID = {
     "seconds": ("departures is refused at ingest", "departure_delay_minutes mean"),
     "repeats itself for a day": ("weather.", "the feed is frozen"),
     "stops for a day": ("departures: no new row for", "the feed stands still"),
-    "half of the rows": ("departures:", "arrivals:", "7 of 7 days", "(50%)"),
+    "half of the rows": ("departures:", "arrivals:", " of 7 days"),
     "a new schema": ("weather is refused at ingest", "temp"),
     "shuffled labels": ("label fault", "no signal"),
 }
