@@ -87,13 +87,13 @@ def play_policies(replayed: Replayed, whole: TrainingSetRef, tables: tuple[Table
 
     A run that was killed goes on: fits, scores, verdicts and monitored windows are records on disk.
     """
-    from tasks.core.backtest import Incumbent, make_rules, moments_of, simulate
+    from tasks.core.backtest import NEVER, Incumbent, make_rules, moments_of, simulate
 
     run, moments = replayed.run, moments_of(replayed.span, replayed.step)
     world = ReplayedWorld(run, whole, tables)
     paths: list[Path] = []
     for rule in make_rules(read_policy(run.recipe.govern), replayed.every):
-        for is_gated in (True, False) if rule.name != "never" else (True,):
+        for is_gated in (True,) if rule.name == NEVER else (True, False):
             with step("backtest", f"{rule.name}{'' if is_gated else ', no gate'}") as line:
 
                 def show(number: int, champion: Incumbent, line=line) -> None:

@@ -15,6 +15,7 @@ from tasks.core.governor import Decision, Observation, Policy, Retrain, govern, 
 from tasks.core.records import FitResult, Interval, Record, Window
 
 MAX_PSI = 0.2  # of any input. Source: the rule in common use, Siddiqi, Credit Risk Scorecards (2006)
+NEVER = "never"
 UNREACHED = 1_000_000  # windows, or retrains: a limit that is none
 
 
@@ -94,6 +95,8 @@ class Path(Record):
 
     @property
     def name(self) -> str:
+        if self.rule == NEVER:
+            return self.rule  # a gate has nothing to judge
         return f"{self.rule}, {'gate' if self.is_gated else 'no gate'}"
 
     @property
@@ -127,7 +130,7 @@ def make_rules(own: Policy, every: timedelta) -> tuple[Rule, ...]:
         return has_lost(recent_windows([one.observation for one in seen], retrains, own), own)
 
     return (
-        Rule("never", free),
+        Rule(NEVER, free),
         Rule(f"every {every / timedelta(days=1):g} days", regular),
         Rule(f"PSI > {MAX_PSI:g}", cooled, has_moved),
         Rule(lost, cooled, has_lost_windows),

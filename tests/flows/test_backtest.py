@@ -108,13 +108,13 @@ def test_a_killed_backtest_goes_on_and_a_fit_is_made_once_for_all_policies(home,
 def test_every_policy_is_played_and_one_is_recommended_in_words(said, found):
     results = {result["name"]: result for result in found["results"]}
     assert len(results) == 9
-    assert results["never, gate"]["retrains"] == 0
+    assert results["never"]["retrains"] == 0
     regular = results["every 7 days, no gate"]
     assert (regular["retrains"], regular["promoted"]) == (1, 1)
     gated = results["every 7 days, gate"]
     assert gated["retrains"] == 1
     assert gated["undecided"] == 1, "five days are fewer than ten clusters"
-    assert gated["quality"] == results["never, gate"]["quality"] != regular["quality"]
+    assert gated["quality"] == results["never"]["quality"] != regular["quality"]
     assert all(0 <= result["regret"]["value"] < 0.2 for result in results.values())
     assert found["recommendation"] in said
     page = Path(found["page"]).read_text()
