@@ -171,7 +171,8 @@ def _bounds(parts: Sequence[RowRange]) -> "np.ndarray":
 
 def _about(replayed: Replayed, whole: TrainingSetRef) -> str:
     model = replayed.run.recipe.model
+    options = ", ".join(f"{name} {value}" for name, value in model.options.items())
     return (
         f"{whole.rows:,} labelled rows in all; windows of {replayed.step / timedelta(days=1):g} days; each fit a"
-        f" {model.network} with {model.options}, at most {model.max_epochs} epochs, refit: {model.refit}."
+        f" {model.network} ({options}), at most {model.max_epochs} epochs, refit: {model.refit}."
     )

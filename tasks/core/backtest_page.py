@@ -73,7 +73,7 @@ def write_page(
     ]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}body{{max-width:1180px}}</style></head><body>{''.join(parts)}</body></html>"
+        f"<style>{STYLE}body{{max-width:1320px}}td.n{{white-space:nowrap}}</style></head><body>{''.join(parts)}</body></html>"
     )
 
 
