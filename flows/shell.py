@@ -1,7 +1,7 @@
 """Flows from the shell: `python -m flows.<flow> --recipe flights --as-of 2013-04-01 --set model.max_epochs=5`.
 
 Each flow's own parameters become options. Exit code 0 also when the gate rejects: that is a result. 1 when the run
-failed, with an error that says what, got, expected, fix.
+failed, with an error that says what, got, expected, fix. 130 when it was stopped.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -21,10 +22,13 @@ from typing import Any, NoReturn
 
 import yaml
 from prefect import Flow
+from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from tasks.core.errors import PerennialError
 from tasks.home import preload
+
+STOPPED = threading.Event()
 
 
 def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
@@ -33,19 +37,35 @@ def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
     moments = options.pop("as_of") or [None]
     options["overrides"] = dict(options.pop("set")) or None
     show_account()
-    start_up()
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sent, _stop)
     try:
+        start_up()
         # Heartbeats let a server notice dead runs; here a person is watching, and each would add a second to its flow.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             for as_of in moments:
                 flow(as_of=as_of, **options)
         leave(0)
-    except PerennialError as error:
+    except BaseException as error:
+        leave(_tell(error))
+
+
+def _stop(*_: object) -> NoReturn:
+    """By Ctrl-C or from outside: leave as after an error, so that the temporary server does not stay behind."""
+    STOPPED.set()
+    raise KeyboardInterrupt
+
+
+def _tell(error: BaseException) -> int:
+    """Say how it ended; the exit code. Whoever is interrupted may call it an error of its own."""
+    if STOPPED.is_set() or isinstance(error, (KeyboardInterrupt, TerminationSignal)):
+        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
+        return 130
+    if isinstance(error, PerennialError):
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        leave(1)
-    except Exception:
-        traceback.print_exc()  # a fault of ours: where it happened is what helps
-        leave(1)
+    else:
+        traceback.print_exception(error)  # a fault of ours: where it happened is what helps
+    return 1
 
 
 def start_up() -> None:
