@@ -17,7 +17,7 @@ from tasks.account import step
 from tasks.core.errors import FeatureError
 from tasks.core.records import TableRef, digest
 from tasks.home import open_feature_store, open_lake
-from tasks.lookahead import refuse_look_ahead
+from tasks.lookahead import INSTANT, bounded, refuse_look_ahead, show_known
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tasks.stores.lake import Lake
 
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
-INSTANT = timedelta(microseconds=1)
 TIMES = {"event_timestamp": "TIMESTAMP WITH TIME ZONE", "created_timestamp": "TIMESTAMP WITH TIME ZONE"}
 
 
@@ -163,9 +162,7 @@ class Builder:
             return self.lake.latest(name)
         with self.lake.session() as connection:
             scans = {table: self.lake.scan(table, ref.version) for table, ref in sources.items()}
-            for table, scan in scans.items():
-                known = f"select * from {scan} where created_timestamp < timestamptz '{build.end.isoformat()}'"
-                connection.execute(f'create view "{table}" as {known}')
+            show_known(connection, scans, build.end)
             asked = self.asked.get(name)
             self.written_rows += _run(connection, path, sql, start, build.end, asked)
             if start == BEGINNING:
@@ -195,10 +192,8 @@ def _run(
     """Make the table `built_` of the rows in [start, end), and check that they are what the views declare."""
     import duckdb
 
-    # The line break ends a comment on the file's last line.
-    query = f"select * from ({sql}\n) where event_timestamp >= $start and event_timestamp < $end"
     try:
-        connection.execute(f"create temp table built_ as {query}", {"start": start, "end": end})
+        connection.execute(f"create temp table built_ as {bounded(sql)}", {"start": start, "end": end})
     except duckdb.Error as error:
         raise FeatureError(f"{path} does not run", got=error) from error
     columns = {name: kind for name, kind, *_ in connection.execute("describe built_").fetchall()}

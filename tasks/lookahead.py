@@ -20,6 +20,19 @@ INSTANT = timedelta(microseconds=1)
 RELATIVE, ABSOLUTE = 1e-9, 1e-12  # sums of floats may differ in their last digits from build to build
 
 
+def show_known(connection: "duckdb.DuckDBPyConnection", scans: Mapping[str, str], until: datetime) -> None:
+    """Views of the tables that a feature's SQL reads, of what was known before `until`."""
+    for table, scan in scans.items():
+        known = f"select * from {scan} where created_timestamp < timestamptz '{until.isoformat()}'"
+        connection.execute(f'create or replace view "{table}" as {known}')
+
+
+def bounded(sql: str) -> str:
+    """The rows of a feature's SQL in [$start, $end)."""
+    # The line break ends a comment on the file's last line.
+    return f"select * from ({sql}\n) where event_timestamp >= $start and event_timestamp < $end"
+
+
 def refuse_look_ahead(
     connection: "duckdb.DuckDBPyConnection", path: Path, sql: str, scans: Mapping[str, str], identity: Sequence[str]
 ) -> None:
@@ -33,12 +46,9 @@ def refuse_look_ahead(
     """
     for moment in _moments(connection):
         told = moment + INSTANT
-        for table, scan in scans.items():
-            known = f"select * from {scan} where created_timestamp < timestamptz '{told.isoformat()}'"
-            connection.execute(f'create or replace view "{table}" as {known}')
+        show_known(connection, scans, told)
         bounds = {"start": moment - WINDOW, "end": told}
-        query = f"select * from ({sql}\n) where event_timestamp >= $start and event_timestamp < $end"
-        connection.execute(f"create or replace temp table told_ as {query}", bounds)
+        connection.execute(f"create or replace temp table told_ as {bounded(sql)}", bounds)
         found = _differences(connection, bounds, identity)
         if found:
             raise FeatureError(
