@@ -281,7 +281,8 @@ class GovernSection(Section):
 
     lost_windows: int = Field(default=2, ge=1)  # this many of the last `of_windows` lost quality, the latest among them
     of_windows: int = Field(default=3, ge=1)
-    cooldown: Duration = timedelta(days=14)  # after a retrain, whatever came of it
+    # After a retrain, whatever came of it; by default and at least split.holdout + split.embargo.
+    cooldown: Duration | None = None
     min_new_labels: int = Field(default=1000, ge=0)  # matured since the last retrain
     budget: int = Field(default=4, ge=1)  # retrains at most,
     budget_period: Duration = timedelta(days=90)  # in any span of this length
@@ -334,6 +335,23 @@ class Recipe(Section):
                     f"gate metric {name!r} does not fit label.kind={self.label.kind!r}; choose from {list(known)}"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _retrains_leave_unseen_rows(self) -> Self:
+        """What a champion was made of, no challenger may be judged on against it."""
+        least = self.split.holdout + self.split.embargo
+        for name, spacing in (("cooldown", self.govern.cooldown), ("refresh_every", self.govern.refresh_every)):
+            if spacing is not None and spacing < least:
+                raise ValueError(
+                    f"govern.{name}={spacing} is shorter than split.holdout + split.embargo = {least}: the champion"
+                    " would have seen a part of the rows that its challenger is judged on"
+                )
+        return self
+
+    @property
+    def cooldown(self) -> timedelta:
+        """From a retrain to the next, at least."""
+        return self.govern.cooldown or self.split.holdout + self.split.embargo
 
     @property
     def digest(self) -> str:

@@ -17,6 +17,7 @@ from tasks.monitoring import find_previous, observe_window, score_previous
 from tasks.naming import run_name
 from tasks.refusals import going_on_refused
 from tasks.rivals import find_rivals
+from tasks.rollback import roll_back_if_worse
 from tasks.run import open_run
 from tasks.tables import current_tables
 
@@ -42,6 +43,7 @@ def monitor(recipe: str, as_of: datetime | None = None, overrides: dict[str, Any
     if previous is not None:
         score_previous(run, rivals.champion, previous, tables)
     report = observe_window(run, rivals.champion, previous, tables)
+    roll_back_if_worse(run, report)
     decision = decide(run, recipe, overrides)
     show_report(run, rivals.champion, report, decision)
     dispatch_pending(run.project, run.recipe.govern.max_attempts)

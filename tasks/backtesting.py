@@ -92,7 +92,7 @@ def play_policies(replayed: Replayed, whole: TrainingSetRef, tables: tuple[Table
     run, moments = replayed.run, moments_of(replayed.span, replayed.step)
     world = ReplayedWorld(run, whole, tables)
     paths: list[Path] = []
-    for rule in make_rules(read_policy(run.recipe.govern), replayed.every):
+    for rule in make_rules(read_policy(run.recipe), replayed.every):
         for is_gated in (True,) if rule.name == NEVER else (True, False):
             with step("backtest", f"{rule.name}{'' if is_gated else ', no gate'}") as line:
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
-from configs.recipe import GovernSection
+from configs.recipe import Recipe
 from configs.settings import load_settings
 from tasks import home
 from tasks.account import logger, step
@@ -50,8 +50,9 @@ def _journal(kind: str, project: str) -> "Journal":
     return Journal(load_settings().folder(kind, project))
 
 
-def read_policy(section: GovernSection) -> Policy:
-    return Policy(**{name: getattr(section, name) for name in Policy.__slots__})
+def read_policy(recipe: Recipe) -> Policy:
+    limits = {name: getattr(recipe.govern, name) for name in Policy.__slots__}
+    return Policy(**limits | {"cooldown": recipe.cooldown})
 
 
 # --- deciding -------------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ def make_decision(run: Run, recipe: str, overrides: dict[str, Any] | None, reque
     decision = govern(
         [report.observation for report in seen],
         projections.retrains(entries, home.open_ledger(run.project).entries()),
-        read_policy(section),
+        read_policy(run.recipe),
         as_of=run.as_of,
         requested=requested,
         cleared_at=max((word.as_of for word in cleared), default=None),

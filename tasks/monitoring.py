@@ -277,8 +277,9 @@ def _probe(subject: _Subject) -> Probed:
 def _effect(subject: _Subject, previous: Contender | None) -> "Effect | None":
     """Whether the promotion helped, once enough has matured; the rows from then on say nothing new of it."""
     from tasks.core import quality
+    from tasks.core.gate import shown_worse
 
-    run, metric = subject.run, subject.run.recipe.gate.primary
+    run, gate = subject.run, subject.run.recipe.gate
     window = effect_window(run, subject.made_at)
     if previous is None or previous.ref is None or subject.matured_until < window.end:
         return None
@@ -286,12 +287,13 @@ def _effect(subject: _Subject, previous: Contender | None) -> "Effect | None":
     rows = matured.read_matured(run.project, subject.own, versions, window, run.as_of, labels)
     if not rows.num_rows:
         return None
-    found = quality.compare(*matured.scored_models(rows, subject.own, run.recipe.gate, versions, window), metric)
-    if found is None:
+    models = matured.scored_models(rows, subject.own, gate, versions, window)
+    if (found := quality.compare(*models, gate.primary)) is None:
         return None
     return quality.Effect(
-        version=versions[0], previous=versions[1], metric=metric, window=window, rows=rows.num_rows, difference=found
-    )
+        version=versions[0], previous=versions[1], metric=gate.primary, window=window, rows=rows.num_rows,
+        difference=found, worse=shown_worse(gate, *models),
+    )  # fmt: skip
 
 
 def effect_window(run: Run, made_at: datetime) -> Window:

@@ -1,8 +1,10 @@
-"""Roll back: the previous champion takes its place again, because a person says so."""
+"""Roll back: the previous champion takes its place again, because a person says so, or because rows that came after
+the promotion show that it was the better one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from prefect import task
 
@@ -13,6 +15,12 @@ from tasks.core.records import LedgerEntry
 from tasks.home import open_ledger, open_registry
 from tasks.naming import caller
 from tasks.promotion import settle
+from tasks.run import Run
+
+if TYPE_CHECKING:
+    from tasks.core.observation import MonitorReport
+
+GATE = "the gate"  # who rolls back where no person does
 
 
 @task(task_run_name="roll back")
@@ -30,6 +38,26 @@ def roll_back(project: str, as_of: datetime, who: str, reason: str, version: int
     return entry
 
 
+@task(task_run_name="roll back if worse")
+def roll_back_if_worse(run: Run, report: "MonitorReport | None") -> LedgerEntry | None:
+    """Take off a champion that is shown worse than the one before it, on the rows since its promotion.
+
+    The gate judged a fit on fewer rows than the one that is served, and in another month. A champion that a person put
+    there stays: the report says what it does.
+    """
+    effect = None if report is None else report.effect
+    if effect is None or not effect.worse:
+        return None
+    entries = open_ledger(run.project).entries()
+    promotion = history.promotion_of(entries, effect.version)
+    if history.champion(entries) != effect.version or promotion is None or promotion.mode == "person":
+        return None
+    with step("rollback", run.project) as line:
+        entry = undo_promotion(run.project, run.as_of, GATE, "; ".join(effect.worse), effect.version)
+        line.note(f"version {entry.version} did harm and is taken off · version {entry.champion} is the champion again")
+    return entry
+
+
 def undo_promotion(project: str, as_of: datetime, who: str, reason: str, version: int | None) -> LedgerEntry:
     ledger, registry = open_ledger(project), open_registry(project)
     with ledger.writing(f"rollback by {who}"):
@@ -44,7 +72,7 @@ def undo_promotion(project: str, as_of: datetime, who: str, reason: str, version
         registry.version(previous)
         intent = replace(
             promotion, kind="intent", intends="rolled_back", as_of=as_of, reasons=(reason,), at=datetime.now(UTC),
-            mode="person", is_superior=False, who=who,
+            mode=promotion.mode if who == GATE else "person", is_superior=False, who=who,
         )  # fmt: skip
         ledger.append(history.follow(entries, intent))
         return settle(ledger, registry)[-1]

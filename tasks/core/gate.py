@@ -101,6 +101,13 @@ def judge_nothing(rules: Rules, mode: Mode, rows_per_day: float) -> Verdict:
     return Verdict(outcome="undecided", mode=mode, reasons=(*reasons[:1], *wait), days_that_would_do=days)
 
 
+def shown_worse(rules: Rules, champion: ScoredModel, displaced: ScoredModel) -> tuple[str, ...]:
+    """Why a champion should give its place back, on rows that came after; empty where the gate does not reject it."""
+    comparisons = _compare_all(rules, "refresh", dict(_differences(rules, champion, displaced)), None)
+    outcome, reasons = decide(rules, "refresh", comparisons, unit=champion.rows.unit)
+    return tuple(reasons) if outcome == "reject" else ()
+
+
 def baseline_wins(verdict: Verdict) -> bool:
     """Whether a baseline's primary metric is the higher one on these rows, shown or not.
 

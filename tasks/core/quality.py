@@ -50,6 +50,7 @@ class Effect(Record):
     window: Window
     rows: int
     difference: Interval
+    worse: tuple[str, ...] = ()  # the gate's reasons, where it shows the champion worse than the one before it
 
     @property
     def told(self) -> str:

@@ -45,6 +45,11 @@ def test_an_unknown_name_lists_the_known_ones():
         ({"gate.margin": float("nan")}, "gate.margin"),
         ({"tables.weather.source": {"format": "xml"}}, "tables.weather.source"),
         ({"seed": None}, "seed: .*integer"),
+        (
+            {"govern.cooldown": "29d"},
+            r"govern.cooldown=29 days.* is shorter than split.holdout \+ split.embargo = 29 days",
+        ),
+        ({"govern.refresh_every": "14d"}, "govern.refresh_every=14 days.* would have seen a part of the rows"),
     ],
 )
 def test_a_wrong_value_is_named_by_file_and_key(override, message):
@@ -86,7 +91,7 @@ def test_a_change_of_what_makes_or_judges_a_model_changes_the_digest(override):
 
 
 @pytest.mark.parametrize(
-    "override", [{"clock": "real"}, {"monitor.tolerance": 0.1}, {"govern.cooldown": "1d"}, {"description": "Late?"}]
+    "override", [{"clock": "real"}, {"monitor.tolerance": 0.1}, {"govern.cooldown": "40d"}, {"description": "Late?"}]
 )
 def test_a_change_of_when_it_is_looked_at_does_not(override):
     assert load_recipe("flights").digest == load_recipe("flights", override).digest

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parents[2]
 SMALL = {
     "split.holdout": "5d", "split.validation": "3d", "split.embargo": "36h", "model.max_epochs": 1,
     "model.refit": "none", "baseline.iterations": 5, "gate.floors": "{}", "gate.max_latency_ms": 10000,
-    "govern.cooldown": "1d",
 }  # fmt: skip
 MADE, WEEK_LATER = "2013-02-01", "2013-02-08"
 

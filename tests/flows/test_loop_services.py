@@ -15,10 +15,12 @@ from tasks.core.records import OutboxEntry
 from tasks.stores.outbox import Outbox
 from tests.flows.homes import SMALL, Home, wait_until
 
-FIRST, LAST = datetime(2013, 1, 22, tzinfo=UTC), datetime(2013, 2, 1, tzinfo=UTC)
-OPEN = {**SMALL, "govern.cooldown": "1h", "govern.min_new_labels": 0, "govern.budget": 100}
-# At every moment of these tests a refresh is due, so that a monitor decides a retrain.
-DUE = {**OPEN, "govern.refresh_every": "12h"}
+WEEK = timedelta(days=7)
+FIRST = datetime(2013, 1, 22, tzinfo=UTC)
+LAST = FIRST + 3 * WEEK
+OPEN = {**SMALL, "govern.min_new_labels": 0, "govern.budget": 100}
+# At every moment of these tests, a week apart, a refresh is due, so that a monitor decides a retrain.
+DUE = {**OPEN, "govern.refresh_every": "156h"}
 PATIENCE = {
     # Soon enough for a test, and long enough for a process on a busy machine. Prefect beats once in 30 s at most.
     "PERENNIAL_SILENCE_SECONDS": "60",
@@ -42,8 +44,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 @pytest.fixture(scope="module")
-def days() -> Iterator[str]:
-    return (moment.isoformat() for moment in (FIRST + timedelta(days=number) for number in range(1, 10)))
+def weeks() -> Iterator[str]:
+    return (moment.isoformat() for moment in (FIRST + number * WEEK for number in range(1, 4)))
 
 
 def outbox(home: Home) -> Outbox:
@@ -90,9 +92,9 @@ def assert_done_once(home: Home, entry: OutboxEntry) -> None:
 
 
 def test_a_decision_outlives_the_server_and_is_carried_out_once_however_many_tell_of_it(
-    home: Home, days: Iterator[str]
+    home: Home, weeks: Iterator[str]
 ) -> None:
-    moment, lease = next(days), take_lease(home)
+    moment, lease = next(weeks), take_lease(home)
     home.deploy_run("monitor/flights", wait=False, as_of=moment, overrides=DUE)
     entry = wait_for_decision(home, moment)
     home.kill("server")
@@ -117,9 +119,9 @@ def take_lease(home: Home) -> str:
 
 
 def test_a_decision_made_without_a_server_waits_and_a_killed_worker_only_delays_it(
-    home: Home, days: Iterator[str]
+    home: Home, weeks: Iterator[str]
 ) -> None:
-    moment, before = next(days), home.ledger()
+    moment, before = next(weeks), home.ledger()
     home.kill("server")
     words = [word for key, value in DUE.items() for word in ("--set", f"{key}={json.dumps(value)}")]
     done = home.call("flows.monitor", "--as-of", moment, *words)
@@ -162,8 +164,8 @@ def command_of(process: psutil.Process) -> str:
         return ""
 
 
-def test_ten_events_from_outside_within_ten_seconds_start_one_retrain(home: Home, days: Iterator[str]) -> None:
-    moment, before = next(days), {run["id"] for run in home.runs("retrain")}
+def test_ten_events_from_outside_within_ten_seconds_start_one_retrain(home: Home, weeks: Iterator[str]) -> None:
+    moment, before = next(weeks), {run["id"] for run in home.runs("retrain")}
     # What a person fills in at the deployment's page: the data of these events ends long before today.
     parameters = {"recipe": "flights", "as_of": moment, "overrides": OPEN, "decision_id": ""}
     home.ask(f"deployments/{deployment_id(home, 'retrain')}", method="PATCH", parameters=parameters)

@@ -223,6 +223,13 @@ def test_the_effect_has_the_size_it_has(trips, registry, reference, made_at) -> 
     assert latest < made_at + 8 * DAY, "the one before is scored no longer than needed"
 
 
+def test_a_retrain_that_did_harm_is_shown_worse_by_the_gate(trips, registry, reference, made_at) -> None:
+    registry.models = {1: registry.models[2], 2: registry.models[1]}
+    _, report = watch(trips, made_at, 14, contender(1, made_at - 20 * DAY), effect_after="11d")
+    assert "version 2 did harm" in report.effect.told
+    assert any(reason.startswith("auc ") and "worse by" in reason for reason in report.effect.worse)
+
+
 # --- decisions ------------------------------------------------------------------------------------
 
 

@@ -6,18 +6,23 @@ import shutil
 import signal
 import time
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
+from configs.recipe import load_recipe
 from tasks import promotion
 from tasks.core import ledger as history
 from tasks.core.errors import ModelError, PromotionError
-from tasks.core.records import LedgerEntry
-from tasks.rollback import undo_promotion
+from tasks.core.quality import Effect
+from tasks.core.records import Interval, LedgerEntry, Window
+from tasks.rollback import roll_back_if_worse, undo_promotion
+from tasks.run import Run
 
 APRIL, JULY, AUGUST = (datetime(2013, month, 1, tzinfo=UTC) for month in (4, 7, 8))
 PROJECT = "flights"
 WHY = "alarms at EWR"
+RUN = Run(recipe=load_recipe(PROJECT), as_of=AUGUST, cause="test", attempt=0)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,32 @@ def test_the_previous_champion_is_back_and_the_ledger_says_who_and_why(home):
     assert aliases() == {"champion": 1}
     assert promotion.current_champion.fn(PROJECT).version == 1
     assert history.champion_as_of(entries()) == APRIL
+
+
+def test_a_champion_that_is_shown_worse_afterwards_is_taken_off_once_by_the_gate(home):
+    assert roll_back_if_worse.fn(RUN, found()) is None
+    assert aliases() == {"champion": 2, "previous": 1}
+    entry = roll_back_if_worse.fn(RUN, found("shown worse"))
+    assert (entry.kind, entry.version, entry.champion, entry.who) == ("rolled_back", 2, 1, "the gate")
+    assert (entry.reasons, entry.mode) == (("shown worse",), "refresh")
+    assert history.anchor(entries()) == 1
+    assert roll_back_if_worse.fn(RUN, found("shown worse")) is None
+    assert aliases() == {"champion": 1}
+
+
+def test_the_gate_does_not_undo_what_a_person_promoted(home):
+    promotion.record_outcome(PROJECT, draft(3, mode="person"), 2)
+    assert roll_back_if_worse.fn(RUN, found("shown worse", version=3, previous=2)) is None
+    assert aliases() == {"champion": 3, "previous": 2}
+
+
+def found(*worse, version=2, previous=1):
+    """A monitor's report, of which only the effect of the promotion is looked at."""
+    effect = Effect(
+        version=version, previous=previous, metric="auc", window=Window(start=APRIL, end=JULY), rows=1,
+        difference=Interval(value=-0.1, low=-0.2, high=-0.05), worse=worse,
+    )  # fmt: skip
+    return SimpleNamespace(effect=effect)
 
 
 def test_it_takes_less_than_a_second(home):
