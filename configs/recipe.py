@@ -151,7 +151,7 @@ class AuditSection(Section):
 
     max_single_feature_score: float = Field(default=0.9, gt=0.5, le=1)  # AUC, or absolute rank correlation
     max_late_labels: Fraction = 0.005  # of the labels: known only later than label.maturity after the prediction
-    allow: dict[str, str] = {}  # feature -> why it may predict that well
+    allow: dict[str, str] = {}  # input that predicts well, `input=value` or `label` -> why it may be so
     disjoint_entities: tuple[str, ...] = ()  # key columns whose values may not be in both fit and holdout
 
 

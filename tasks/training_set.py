@@ -1,7 +1,7 @@
 """Training set: matured rows with point-in-time features and labels, split by time, audited, in one Arrow file."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,8 +169,10 @@ def _choose_inputs(store: "FeatureStore", connection: "duckdb.DuckDBPyConnection
 def _check_audit_names(request: _Request, inputs: Inputs) -> None:
     """Raises: RecipeError: the audit section names what is not there, so that it would check or allow nothing."""
     names = {*inputs.numeric, *inputs.categorical}
-    for key, given in (("allow", set(request.audit.allow)), ("disjoint_entities", {*request.audit.disjoint_entities})):
-        known = names if key == "allow" else names | {*request.table.key}
+    # A segment is allowed by `input=value`.
+    allowed = {name.partition("=")[0] for name in request.audit.allow}
+    for key, given in (("allow", allowed), ("disjoint_entities", {*request.audit.disjoint_entities})):
+        known = names | {model_rows.LABEL} if key == "allow" else names | {*request.table.key}
         if unknown := sorted(given - known):
             raise RecipeError(f"audit.{key} names what is not in the training set", got=unknown, expected=sorted(known))
 
@@ -210,19 +212,25 @@ def _suspicious_known_times(connection: "duckdb.DuckDBPyConnection") -> "pa.Tabl
 
 
 def _label_delays(connection: "duckdb.DuckDBPyConnection", request: _Request) -> LabelDelays:
-    """Of rows that are older than twice the maturity: of newer ones the slowest labels are not there yet."""
-    maturity = request.label.maturity
+    """Of rows that are older than twice the maturity: of newer ones the slowest labels are not there yet; and what the
+    last day before the cut lacks."""
+    maturity, event = request.label.maturity, model_rows.EVENT
     keys = ", ".join(map(model_rows.quote, request.table.key))
     delay = f"min({model_rows.CREATED}) - {model_rows.EVENT}"
-    labels, late, longest = connection.execute(
-        f"select count(*), count(*) filter (delay > $maturity), max(delay) from (select {delay} as delay from"
+    labels, late, early, longest = connection.execute(
+        "select count(*), count(*) filter (delay > $maturity), count(*) filter (delay < interval 0 second), max(delay)"
+        f" from (select {delay} as delay from"
         f" (select {keys}, {model_rows.CREATED} from {model_rows.quote(request.label.table)}"
         f" where {model_rows.CREATED} <= $as_of)"
-        f" join (select {keys}, {model_rows.EVENT} from {joins.JOINED}) using ({keys})"
-        f" where {model_rows.EVENT} < $until group by {keys}, {model_rows.EVENT})",
+        f" join (select {keys}, {event} from {joins.JOINED}) using ({keys})"
+        f" where {event} < $until group by {keys}, {event})",
         {"maturity": maturity, "until": request.as_of - 2 * maturity, "as_of": request.as_of},
     ).fetchall()[0]
-    return LabelDelays(maturity, labels, late, longest)
+    newest, missing = connection.execute(
+        f"select count(*), count(*) filter ({model_rows.LABEL} is null) from {joins.JOINED} where {event} >= $since",
+        {"since": request.as_of - maturity - timedelta(days=1)},
+    ).fetchall()[0]
+    return LabelDelays(maturity, labels, late, longest, early, newest, missing)
 
 
 def _audit(

@@ -5,43 +5,49 @@ into a feature row cannot be seen from joined rows; the feature build holds that
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.core.errors import LeakageError
+from tasks.core.feature_scores import evenly, single_feature_scores
+from tasks.core.label_health import LEVEL, inverted_segments
 from tasks.core.records import Inputs, Record, RowRange
 from tasks.core.splits import PARTS
 
-Floats = npt.NDArray[np.float64]
-Score = Callable[[Floats, Floats], float]  # (midranks of the values, target) -> score
-MAX_SCORED_ROWS = 50_000  # evenly spaced: an AUC of .9 is then told to .003, and the audit's time is bounded
-MIN_SCORED_ROWS = 50  # of each side of a comparison; below it a perfect score is chance
+# Of a day's labels; the snow storm of February 2013 left .70 of a day's flights without one.
+MAX_MISSING, MIN_NEWEST_ROWS = 0.95, 20
+Check = Literal[
+    "split times", "row keys", "entities", "known time", "single feature", "label maturity", "early labels",
+    "missing labels", "segment labels",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leak(Record):
-    """One way in which the training set knows too much."""
+    """One way in which the training set knows too much, or its labels say something else than they should."""
 
-    check: Literal["split times", "row keys", "entities", "known time", "single feature", "label maturity"]
+    check: Check
     subject: str
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class LabelDelays:
-    """How long after the prediction time labels became known, over rows whose labels had twice the maturity."""
+    """How long after the prediction time labels became known, over rows whose labels had twice the maturity; and how
+    many of the rows of the last day before the cut have none."""
 
     maturity: timedelta
     labels: int
     late: int  # known only after the maturity
     longest: timedelta | None
+    early: int = 0  # known before the prediction time
+    newest_rows: int = 0
+    newest_missing: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +82,9 @@ def audit_training_set(
     fit = splits["fit"]
     scores = single_feature_scores(rows.slice(fit.start, fit.stop - fit.start), inputs, label_kind)
     suspects = [
-        Leak(check="single feature", subject=name, detail=f"predicts the label by itself with a score of {score:.3f}")
-        for name, score in scores.items()
-        if score > max_single_feature_score
+        *single_feature_leaks(scores, max_single_feature_score),
+        *missing_label_leaks(label_delays),
+        *(segment_label_leaks(rows, inputs, splits) if label_kind == "binary" else ()),
     ]
     leaks = [
         *split_time_leaks(rows["prediction_time"], splits, embargo),
@@ -86,6 +92,7 @@ def audit_training_set(
         *entity_leaks(rows, splits, disjoint_entities),
         *known_time_leaks(known_times),
         *label_maturity_leaks(label_delays, max_late_labels),
+        *early_label_leaks(label_delays, max_late_labels),
         *(leak for leak in suspects if leak.subject not in allow),
     ]
     allowed = [
@@ -100,11 +107,12 @@ def refuse_leaks(report: AuditReport) -> None:
     """Raises: LeakageError: with every leak of the report."""
     if report.leaks:
         raise LeakageError(
-            f"the training set leaks in {len(report.leaks)} way{'s' if len(report.leaks) > 1 else ''}",
+            f"the training set has {len(report.leaks)} fault{'s' if len(report.leaks) > 1 else ''}",
             got="\n            ".join(f"{leak.check}: {leak.subject} {leak.detail}" for leak in report.leaks),
-            expected="nothing in a row that could not be known at its prediction time, and no row in two splits",
-            fix="correct the feature, the split or label.maturity; a feature that may predict this well is allowed with"
-            " a reason, under audit.allow",
+            expected="nothing in a row that could not be known at its prediction time, no row in two splits, and labels"
+            " that mean the same in every row",
+            fix="correct the feature, the split, the labels or label.maturity; what may be so is allowed with a reason,"
+            " under audit.allow: an input's name, a segment's `input=value`, or `label` where its newest are missing",
         )
 
 
@@ -162,6 +170,43 @@ def label_maturity_leaks(delays: LabelDelays, max_late: float) -> Iterator[Leak]
         )
 
 
+def early_label_leaks(delays: LabelDelays, max_early: float) -> Iterator[Leak]:
+    """Labels that are known before their prediction time: nothing is predicted, or a clock of another zone tells it."""
+    if delays.early > max_early * delays.labels:
+        yield Leak(
+            check="early labels",
+            subject="label",
+            detail=f"was known before the prediction time in {delays.early:,} of {delays.labels:,} rows: is"
+            " created_timestamp in another time zone?",
+        )
+
+
+def missing_label_leaks(delays: LabelDelays) -> Iterator[Leak]:
+    """A last day without labels: they have stopped coming, and what stands for a missing one would be the label."""
+    if delays.newest_rows >= MIN_NEWEST_ROWS and delays.newest_missing > MAX_MISSING * delays.newest_rows:
+        yield Leak(
+            check="missing labels",
+            subject="label",
+            detail=f"is not there for {delays.newest_missing:,} of {delays.newest_rows:,} rows of the last matured day:"
+            " the tail has not matured, or the labels have stopped coming",
+        )
+
+
+def segment_label_leaks(rows: pa.Table, inputs: Inputs, splits: Mapping[str, RowRange]) -> Iterator[Leak]:
+    """Labels that are flipped in one segment: there the inputs say the opposite of what they say elsewhere."""
+    parts = {name: rows.slice(splits[name].start, splits[name].stop - splits[name].start) for name in PARTS}
+    fit = evenly(parts["fit"])
+    for name, part in parts.items():
+        for found in inverted_segments(fit, evenly(part), inputs):
+            low, high = found.auc.lower(LEVEL), found.auc.upper(LEVEL)
+            yield Leak(
+                check="segment labels",
+                subject=found.segment,
+                detail=f"has labels that look inverted in {found.rows:,} rows of {name}: AUC {found.auc.value:.3f}"
+                f" ({low:.3f} to {high:.3f}), of all rows {found.auc_of_all:.3f}",
+            )
+
+
 def entity_leaks(rows: pa.Table, splits: Mapping[str, RowRange], columns: Sequence[str]) -> Iterator[Leak]:
     """Values of `columns` in both fit and holdout, which the recipe forbids."""
     for name in columns:
@@ -193,92 +238,11 @@ def known_time_leaks(known_times: pa.Table) -> Iterator[Leak]:
             )
 
 
-# --- how well one input predicts by itself ---------------------------------------------------------------
-
-
-def single_feature_scores(rows: pa.Table, inputs: Inputs, label_kind: str) -> dict[str, float]:
-    """Score of each input alone: AUC of the class it tells best (0.5 to 1), or absolute rank correlation (0 to 1).
-
-    A numeric input is ranked; that it is null is scored too. A categorical one is replaced by the mean label of its
-    value in the other half of the rows, so that one with many values does not predict its own rows.
-
-    Source: AUC as the Mann-Whitney U over midranks (Hanley and McNeil 1982); Spearman's rho as the correlation of them.
-    """
-    if rows.num_rows > MAX_SCORED_ROWS:
-        rows = rows.take(np.linspace(0, rows.num_rows - 1, MAX_SCORED_ROWS).astype(np.int64))
-    targets = _targets(rows["label"], label_kind)
-    score = _rank_correlation if label_kind == "regression" else _auc
-    scores = {}
-    for name in inputs.numeric:
-        values = rows[name].to_numpy().astype(np.float64)
-        present = ~np.isnan(values)
-        scores[name] = max(
-            _best(score, values[present], [target[present] for target in targets]),
-            _best(score, present, targets),
-        )
-    for name in inputs.categorical:
-        indices = rows[name].combine_chunks().dictionary_encode().indices
-        codes = pc.fill_null(indices, -1).to_numpy().astype(np.int64) + 1
-        scores[name] = max((_half_by_half(score, codes, target) for target in targets), default=0.0)
-    return {name: round(value, 6) for name, value in scores.items()}
-
-
-def _targets(label: pa.ChunkedArray, label_kind: str) -> list[Floats]:
-    """The label's ranks, or for classes one indicator each; the two of a binary label mirror each other."""
-    if label_kind == "regression":
-        return [midranks(label.to_numpy().astype(np.float64))]
-    encoded = label.combine_chunks().dictionary_encode()
-    codes = encoded.indices.to_numpy()
-    num_indicators = 1 if label_kind == "binary" else len(encoded.dictionary)
-    return [(codes == code).astype(np.float64) for code in range(num_indicators)]
-
-
-def _best(score: Score, values: Floats | npt.NDArray[np.bool_], targets: Sequence[Floats]) -> float:
-    if len(values) < MIN_SCORED_ROWS:
-        return 0.0
-    ranks = midranks(values)
-    return max((score(ranks, target) for target in targets), default=0.0)
-
-
-def _half_by_half(score: Score, codes: npt.NDArray[np.int64], target: Floats) -> float:
-    """Each half's rows scored by the other half's mean target per value; the mean of both scores."""
-    half, scores = np.arange(len(codes)) % 2 == 0, []
-    for judged in (half, ~half):
-        told = ~judged
-        counts = np.bincount(codes[told], minlength=codes.max(initial=0) + 1)
-        sums = np.bincount(codes[told], weights=target[told], minlength=len(counts))
-        overall = target[told].mean() if told.any() else 0.0
-        means = np.where(counts > 0, sums / np.maximum(counts, 1), overall)
-        scores.append(_best(score, means[codes[judged]], [target[judged]]))
-    return float(np.mean(scores))
-
-
-def midranks(values: Floats | npt.NDArray[np.bool_]) -> Floats:
-    """Ranks from 1, ties sharing their mean. (N,) -> (N,)"""
-    if values.dtype == np.bool_:  # no need to sort
-        low = len(values) - np.count_nonzero(values)
-        return np.where(values, (low + 1 + len(values)) / 2, (1 + low) / 2)
-    order = np.argsort(values)
-    ordered = values[order]
-    starts = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    ends = np.concatenate([np.flatnonzero(starts)[1:], [len(values)]])
-    counts = np.diff(ends, prepend=0)
-    ranks = np.empty(len(values))
-    ranks[order] = np.repeat(ends - (counts - 1) / 2, counts)
-    return ranks
-
-
-def _auc(ranks: Floats, target: Floats) -> float:
-    positives = target.sum()
-    negatives = len(target) - positives
-    if min(positives, negatives) < MIN_SCORED_ROWS:
-        return 0.0
-    # Not a dot product: BLAS would start threads for it, which costs more than the sum.
-    auc = ((ranks * target).sum() - positives * (positives + 1) / 2) / (positives * negatives)
-    return float(max(auc, 1 - auc))
-
-
-def _rank_correlation(ranks: Floats, target: Floats) -> float:
-    ranks, others = ranks - ranks.mean(), target - target.mean()
-    scale = float(np.sqrt(np.square(ranks).sum() * np.square(others).sum()))
-    return abs(float((ranks * others).sum())) / scale if scale > 0 else 0.0
+def single_feature_leaks(scores: Mapping[str, float], max_score: float) -> Iterator[Leak]:
+    for name, score in scores.items():
+        if score > max_score:
+            yield Leak(
+                check="single feature",
+                subject=name,
+                detail=f"predicts the label by itself with a score of {score:.3f}",
+            )

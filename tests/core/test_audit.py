@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.audit import AuditReport, LabelDelays, audit_training_set, midranks, refuse_leaks
+from tasks.core.audit import AuditReport, LabelDelays, audit_training_set, refuse_leaks
 from tasks.core.errors import LeakageError
+from tasks.core.feature_scores import midranks
 from tasks.core.records import Inputs
 from tasks.core.splits import split_rows, split_windows
 
@@ -180,7 +181,7 @@ def test_entities_only_where_the_recipe_forbids_it() -> None:
 def test_all_leaks_are_told_at_once() -> None:
     rows = clean_rows()
     rows = replace(rows, "distance", rows["label"].cast(pa.float32()))
-    with pytest.raises(LeakageError, match=r"leaks in 2 ways(.|\n)*entities: carrier(.|\n)*single feature: distance"):
+    with pytest.raises(LeakageError, match=r"has 2 faults(.|\n)*entities: carrier(.|\n)*single feature: distance"):
         refuse_leaks(audit(rows, disjoint_entities=("carrier",)))
 
 

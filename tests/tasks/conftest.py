@@ -158,7 +158,7 @@ def trip_rows() -> dict[str, list[dict[str, Any]]]:
             )
         if trip % 20:
             delay = int(random.exponential(25))
-            known = leaves + timedelta(minutes=60 + delay)
+            known = leaving + timedelta(minutes=60 + delay)
             for correction in range(1 + (trip % 7 == 0)):
                 arrival = {"trip": trip, "delay": delay + 40 * correction, "event_timestamp": known}
                 made["arrivals"].append({**arrival, "created_timestamp": known + correction * hours(1, 200)})
