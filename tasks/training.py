@@ -1,12 +1,8 @@
 """Train: the fit as a child process, its curves live in MLflow, its result or its reason to stop."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +12,11 @@ from configs.recipe import ModelSection
 from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import FitError
-from tasks.core.fit_output import LOG, PARENT, finished, open_output, read_error, read_metrics
+from tasks.core.fit_output import LOG, finished, open_output, read_error, read_metrics
 from tasks.core.records import FitResult, FitSpec, ModelRef, TrainingSetRef
+from tasks.fit_process import child_process, last_lines
 
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 5.0  # a launcher of several processes needs a moment to end them
-LOG_LINES = 20
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 Metrics = list[dict[str, Any]]
 
@@ -53,16 +47,34 @@ def fit_model(
     from tasks.stores.registry import Registry
 
     settings = load_settings()
-    kind = "refit" if steps else "fit"
-    steps = steps and refit_steps(training_set, model.batch_size, steps)
     registry = Registry(settings.mlflow_uri, settings.mlflow_artifacts, project)
     warm = registry.model_folder(champion) if model.warm_start and champion is not None else None
-    spec = fit_spec(training_set, model, seed, settings.folder("runs", project) / decision_id / kind, steps, warm)
+    folder = settings.folder("runs", project) / decision_id
+
+    def log(lines: Metrics) -> None:
+        registry.log_metrics(run_id, metric_rows(lines, "refit" if steps else "fit"))
+
+    return fit_under(folder, training_set, model, seed, steps, warm, log)
+
+
+def fit_under(
+    folder: Path,
+    training_set: TrainingSetRef,
+    model: ModelSection,
+    seed: int,
+    steps: int | None = None,
+    warm_start: Path | None = None,
+    log: Callable[[Metrics], None] = lambda lines: None,
+) -> FitResult:
+    """Fit under `folder`, or, given the steps of a fit, refit; the live account tells how far it is."""
+    kind = "refit" if steps else "fit"
+    steps = steps and refit_steps(training_set, model.batch_size, steps)
+    spec = fit_spec(training_set, model, seed, folder / kind, steps, warm_start)
     with step(kind, model.network) as line:
 
         def report(lines: Metrics) -> None:
             line.progress(progress_text(lines[-1], model, steps))
-            registry.log_metrics(run_id, metric_rows(lines, kind))
+            log(lines)
 
         result = launch_fit(spec, report)
         line.note(result_text(result))
@@ -148,7 +160,7 @@ def launch_fit(spec: FitSpec, on_metrics: Callable[[Metrics], None]) -> FitResul
         return result
     page = open_output(spec)
     output, reported = page.parent, 0
-    with child_process(page) as child:
+    with child_process(page, spec.devices) as child:
         is_running = True
         while is_running:
             # Asked before reading, so that what a child wrote last is read once more after its end.
@@ -165,39 +177,8 @@ def launch_fit(spec: FitSpec, on_metrics: Callable[[Metrics], None]) -> FitResul
     return result
 
 
-@contextmanager
-def child_process(page: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The training child in a process group of its own, which ends with this block and with this process."""
-    environment = os.environ | {PARENT: str(os.getpid()), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    # The child finds this package, and a network of the user's own, where this process does.
-    own = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
-    environment["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *own])
-    with page.with_name(LOG).open("ab") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "tasks.core.fit", str(page)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
-    try:
-        yield child
-    except BaseException:
-        end_group(child)
-        raise
-
-
-def end_group(child: subprocess.Popen[bytes]) -> None:
-    """Terminate the child and what it started; kill what is left after a moment. Checkpoints are whole at any time."""
-    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(patience)
-
-
 def died(code: int, log: Path) -> FitError:
-    end = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
     by = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return FitError(f"the training process ended with {by}", got=f"the end of {log}:\n{end}", expected="exit code 0")
+    return FitError(
+        f"the training process ended with {by}", got=f"the end of {log}:\n{last_lines(log)}", expected="exit code 0"
+    )

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from configs.recipe import ModelSection
+from tasks import fit_process
 from tasks.core.errors import FitError
 from tasks.core.records import FitResult, FitSpec, ModelRef, RowRange, TrainingSetRef, Window
 from tasks.training import fit_model, launch_fit
@@ -21,6 +22,7 @@ MakeFitSpec = Callable[..., FitSpec]
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 SLOW = """
+import os
 import time
 from tasks.core.networks import Mlp
 class Slow(Mlp):
@@ -30,6 +32,9 @@ class Slow(Mlp):
 class Leaves(Mlp):
     def forward(self, numeric, categorical):
         raise SystemExit("I am leaving")
+class Tells(Mlp):
+    def forward(self, numeric, categorical):
+        raise SystemExit(os.environ["TOLD"])
 """
 
 
@@ -78,6 +83,36 @@ def test_an_interrupted_parent_ends_the_child_and_the_next_goes_on(make_fit_spec
     assert [line["epoch"] for line in lines] == [2]
 
 
+def test_a_second_fit_begins_without_the_imports_and_knows_its_own_surroundings(
+    make_fit_spec: MakeFitSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    launch_fit(make_fit_spec(max_epochs=1, output=str(tmp_path / "first")), lambda lines: None)
+    (server,) = fit_process._servers
+    monkeypatch.setenv("TOLD", "by the parent")
+    with pytest.raises(FitError, match="by the parent"):
+        launch_fit(make_fit_spec(network="slow_nets:Tells", output=str(tmp_path / "second")), lambda lines: None)
+    assert fit_process._servers == [server], "the process that had imported everything forked the second as well"
+
+
+def test_a_server_that_was_killed_is_replaced(make_fit_spec: MakeFitSpec, tmp_path: Path) -> None:
+    launch_fit(make_fit_spec(max_epochs=1, output=str(tmp_path / "first")), lambda lines: None)
+    (server,) = fit_process._servers
+    server.kill()
+    server.wait()
+    assert launch_fit(make_fit_spec(max_epochs=1, output=str(tmp_path / "second")), lambda lines: None).rows > 0
+
+
+def test_a_killed_fit_says_so(make_fit_spec: MakeFitSpec) -> None:
+    spec = make_fit_spec(network="slow_nets:Slow", max_epochs=50)
+
+    def kill(lines: list[dict[str, Any]]) -> None:
+        (child,) = children_of(spec)
+        os.kill(child, signal.SIGKILL)
+
+    with pytest.raises(FitError, match="ended with signal SIGKILL"):
+        launch_fit(spec, kill)
+
+
 def test_a_killed_parent_takes_the_child_with_it(make_fit_spec: MakeFitSpec, tmp_path: Path) -> None:
     spec = make_fit_spec(network="slow_nets:Slow", max_epochs=50)
     spec.write(tmp_path / "spec.json")
@@ -99,12 +134,12 @@ def test_a_killed_parent_takes_the_child_with_it(make_fit_spec: MakeFitSpec, tmp
 
 
 def children_of(spec: FitSpec) -> list[int]:
-    """Processes that were started on the spec's output folder."""
-    page = f"{spec.output}/spec.json".encode()
+    """Processes that write the log of the spec's output folder."""
+    log = f"{spec.output}/child.log"
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if page in (folder / "cmdline").read_bytes().split(b"\0"):
+            if any(os.readlink(file) == log for file in (folder / "fd").iterdir()):
                 found.append(int(folder.name))
         except OSError:
             continue
