@@ -167,9 +167,8 @@ class Builder:
             self.written_rows += _run(connection, path, sql, start, build.end, asked)
             if start == BEGINNING:
                 refuse_look_ahead(connection, path, sql, scans, (*asked.key, *TIMES) if asked else ())
-            rows = connection.sql("from built_").to_arrow_reader(100_000)
             since = None if start == BEGINNING else start
-            return self.lake.replace(name, rows, start=since, properties=build.properties(start))
+            return self.lake.replace(name, connection.table("built_"), start=since, properties=build.properties(start))
 
     def _start(self, build: Build, last: Build | None) -> datetime:
         """Where the rows begin that can differ from those of the last build."""

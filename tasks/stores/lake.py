@@ -152,7 +152,7 @@ class Lake:
     def replace(
         self,
         name: str,
-        source: "pa.RecordBatchReader | pa.Table | str",
+        source: "pa.RecordBatchReader | pa.Table | duckdb.DuckDBPyRelation",
         *,
         start: datetime | None,
         properties: Mapping[str, str],
@@ -164,12 +164,11 @@ class Lake:
         Raises:
             LakeError: rows before `start`, other columns than the table has, or another writer at the same moment.
         """
+        import duckdb
+
         with self._writing(name), self.session() as connection:
-            if isinstance(source, str):
-                connection.execute(f"create view incoming as select * from {_read_parquet([source])}")
-            else:
-                connection.register("incoming", source)
-            rows = connection.sql(_PARTITIONED.format("incoming")).to_arrow_reader(_BATCH_ROWS)
+            relation = source if isinstance(source, duckdb.DuckDBPyRelation) else connection.from_arrow(source)
+            rows = relation.query("incoming", _PARTITIONED.format("incoming")).to_arrow_reader(_BATCH_ROWS)
             table = self._open(name) if self.exists(name) else None
             predicate = None if start is None or table is None else f"event_timestamp >= '{_iso(start)}'"
             try:
