@@ -33,6 +33,9 @@ class Settings(BaseSettings):
 
     home: Path = Field(default=Path(".perennial"), description="the folder of all state")
     lake_uri: str | None = Field(default=None, description="where Delta tables live; a path or an object store URI")
+    borrowed_tables: dict[str, str] = Field(
+        default={}, description="a JSON object, table -> URI: tables that lie in another lake, read and never written"
+    )
     tracking_uri: str | None = Field(default=None, description="MLflow's database or server")
     artifacts_uri: str | None = Field(default=None, description="MLflow's artifacts")
     feast_registry: str | None = Field(default=None, description="Feast's SQL registry, a SQLAlchemy URL")

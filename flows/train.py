@@ -67,7 +67,7 @@ def train(
     )  # fmt: skip
     track_evaluation(run, run_id, judged, evaluation)
     served, evaluation = refit_if_promoted(run, run_id, training_set, judged, evaluation, champion)
-    version = register_challenger(run, training_set, judged, served, evaluation)
+    version = register_challenger(run, training_set, judged, served, evaluation, tables, rivals.against)
     return Trained(version, rivals.champion, training_set, judged, served, evaluation)
 
 

@@ -4,10 +4,14 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 logger = logging.getLogger("perennial")
 logger.setLevel(logging.INFO)
+
+
+_is_pageless: ContextVar[bool] = ContextVar("is_pageless", default=False)
 
 
 @dataclass
@@ -53,8 +57,20 @@ def markdown_artifact(key: str, markdown: str, description: str) -> None:
         create_markdown_artifact(markdown, key=key.replace("_", "-"), description=description)
 
 
+@contextmanager
+def without_pages() -> Iterator[None]:
+    """Stages in here make no artifacts: those of a replay would take the place of those of the run that it replays."""
+    before = _is_pageless.set(True)
+    try:
+        yield
+    finally:
+        _is_pageless.reset(before)
+
+
 def in_run() -> bool:
-    """Whether this is a Prefect run, which has a server to speak to, or a plain call."""
+    """Whether this is a Prefect run, which has a server to speak to, or a plain call, or one that shows no pages."""
     from prefect.context import FlowRunContext, TaskRunContext
 
+    if _is_pageless.get():
+        return False
     return FlowRunContext.get() is not None or TaskRunContext.get() is not None

@@ -13,7 +13,7 @@ from prefect import task
 
 from configs.recipe import BaselineSection, GateSection, Recipe
 from configs.settings import load_settings
-from tasks.account import step
+from tasks.account import markdown_artifact, step
 from tasks.baselines import Scores, baseline_scores
 from tasks.core.records import Contender, Evaluation, ModelRef, Scorecard, TrainingSetRef, Window, digest
 from tasks.resume import once
@@ -75,10 +75,12 @@ def registered_contender(registry: "Registry", name: str, ref: ModelRef) -> Cont
 
 def load_contender(project: str, contender: Contender) -> Predictor:
     from tasks.stores.registry import Registry
-    from tasks.stores.serving import load_model_folder
+    from tasks.stores.serving import load_model_folder, load_registered_folder
 
     if contender.folder is not None:
-        return load_model_folder(contender.folder)
+        # A registered version's folder holds the code that it was registered with.
+        is_registered = (Path(contender.folder) / "MLmodel").exists()
+        return (load_registered_folder if is_registered else load_model_folder)(contender.folder)
     settings = load_settings()
     assert contender.ref is not None
     return Registry(settings.mlflow_uri, settings.mlflow_artifacts, project).load(contender.ref)
@@ -281,11 +283,6 @@ def write_plots(
 
 def show_verdict(project: str, evaluation: Evaluation) -> None:
     """The verdict as an artifact of the Prefect run; outside of a run there is nowhere to show it."""
-    from prefect.artifacts import create_markdown_artifact
-    from prefect.context import TaskRunContext
-
     from tasks.core.verdict_page import write_verdict
 
-    if TaskRunContext.get() is not None:
-        key = f"verdict-{project.replace('_', '-')}"
-        create_markdown_artifact(write_verdict(evaluation), key=key, description=f"The gate's verdict on {project}")
+    markdown_artifact(f"verdict-{project}", write_verdict(evaluation), f"The gate's verdict on {project}")

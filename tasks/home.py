@@ -58,4 +58,9 @@ def open_ledger(project: str) -> "Ledger":
 def _query_settings(project: str) -> dict[str, object]:
     settings = load_settings()
     scratch = str(settings.folder("scratch", project))
-    return {"memory_limit": settings.memory_limit, "threads": settings.threads, "scratch": scratch}
+    return {
+        "memory_limit": settings.memory_limit,
+        "threads": settings.threads,
+        "scratch": scratch,
+        "borrowed": settings.borrowed_tables,
+    }

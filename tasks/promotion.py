@@ -20,8 +20,9 @@ from configs.settings import load_settings
 from tasks.account import step
 from tasks.core import ledger as history
 from tasks.core.errors import ModelError, PromotionError
-from tasks.core.model_card import CardFacts, CodeVersion, Lineage, version_tags, write_model_card
-from tasks.core.records import Evaluation, FitResult, LedgerEntry, ModelRef, TrainingSetRef, digest
+from tasks.core.model_card import Against, CardFacts, CodeVersion, Lineage, version_tags, write_model_card
+from tasks.core.records import Evaluation, FitResult, LedgerEntry, ModelRef, TableRef, TrainingSetRef, digest
+from tasks.core.replay import flat_metrics
 from tasks.events import announce
 from tasks.home import open_ledger, open_registry
 from tasks.naming import flow_run_id
@@ -143,16 +144,28 @@ def _check_moment(entries: Sequence[LedgerEntry], project: str, as_of: datetime)
 
 @task(task_run_name="register challenger")
 def register_challenger(
-    run: Run, training_set: TrainingSetRef, judged: FitResult, served: FitResult, evaluation: Evaluation
+    run: Run,
+    training_set: TrainingSetRef,
+    judged: FitResult,
+    served: FitResult,
+    evaluation: Evaluation,
+    tables: tuple[TableRef, ...] = (),
+    against: Against | None = None,
 ) -> ModelRef:
     """Register `served` (the judged model, or its refit) as the one version of this decision, with its pages.
+
+    `tables` are all of its moment, `against` who it was judged against: with them it can be replayed.
 
     Raises:
         ModelError: as served it does not predict what it predicts here.
     """
     from tasks.stores.serving import load_model_folder
 
-    registry, lineage = open_registry(run.project), trace_lineage(run, training_set, judged, served)
+    registry = open_registry(run.project)
+    lineage = replace(
+        trace_lineage(run, training_set, judged, served),
+        tables=tables, against=against or Against(), metrics=flat_metrics(evaluation),
+    )  # fmt: skip
     tags = version_tags(lineage, evaluation.verdict, flow_run_id())
     with step("register", run.project) as line, promoting(run.project, run.decision_id, wait_seconds=60):
         run_id = registry.run(run.decision_id)

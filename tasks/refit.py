@@ -22,13 +22,24 @@ def refit_if_promoted(
 ) -> tuple[FitResult, Evaluation]:
     """What is to be served, and the verdict that says so.
 
-    Without a pass, or with `refit: none`, that is the model that was judged. A refit whose scores stray from the
-    judged model's by more than `gate.max_prediction_change` turns the verdict into a rejection.
+    Without a pass, or with `refit: none`, that is the model that was judged.
     """
-    if evaluation.verdict.outcome != "promote" or run.recipe.model.refit == "none":
+    if not wants_refit(run, evaluation):
         return judged, evaluation
     arguments = (run.project, training_set, run.recipe.model, run.recipe.seed, run.decision_id, run_id)
     refitted = fit_model(*arguments, steps=judged.best_step, champion=champion)
+    return check_refit(run, training_set, judged, refitted, evaluation)
+
+
+def wants_refit(run: Run, evaluation: Evaluation) -> bool:
+    return evaluation.verdict.outcome == "promote" and run.recipe.model.refit == "all"
+
+
+def check_refit(
+    run: Run, training_set: TrainingSetRef, judged: FitResult, refitted: FitResult, evaluation: Evaluation
+) -> tuple[FitResult, Evaluation]:
+    """A refit whose scores stray from the judged model's by more than `gate.max_prediction_change` is not served, and
+    turns the verdict into a rejection."""
     with step("refit check", run.project) as line:
         reasons = _changes(training_set, judged, refitted, run.recipe.gate.max_prediction_change)
         line.note(reasons[0] if reasons else "its predictions stay close to those of the judged model")

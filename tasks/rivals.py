@@ -7,6 +7,7 @@ from prefect import task
 
 from configs.recipe import FeaturesSection
 from tasks.core import ledger as history
+from tasks.core.model_card import Against
 from tasks.core.records import Contender, FitResult, digest
 from tasks.evaluation import registered_contender, trace_procedure
 from tasks.home import open_ledger, open_registry
@@ -24,6 +25,11 @@ class Rivals:
     attempts: int
     features: tuple[FeaturesSection, ...]
 
+    @property
+    def against(self) -> Against:
+        champion, anchor = (one.ref if one else None for one in (self.champion, self.anchor))
+        return Against(champion=champion, anchor=anchor, attempts=self.attempts)
+
 
 @task(task_run_name="find rivals")
 def find_rivals(project: str, as_of: datetime) -> Rivals:
@@ -36,15 +42,18 @@ def find_rivals(project: str, as_of: datetime) -> Rivals:
     entries, registry = open_ledger(project).entries(), open_registry(project)
     attempts = len(history.attempts(entries, "change"))
     if champion is None:
-        return Rivals(None, None, attempts, ())
+        return read_rivals(project, Against(attempts=attempts))
     anchor = registry.version(history.anchor(entries) or champion.version)
-    features = {ref.version: read_model_rows(project, ref).features for ref in (champion, anchor)}
-    return Rivals(
-        registered_contender(registry, "champion", champion),
-        registered_contender(registry, "anchor", anchor),
-        attempts,
-        tuple(features.values()),
-    )
+    return read_rivals(project, Against(champion=champion, anchor=anchor, attempts=attempts))
+
+
+def read_rivals(project: str, against: Against) -> Rivals:
+    """The same, of versions that are given."""
+    registry = open_registry(project)
+    found = {name: getattr(against, name) for name in ("champion", "anchor")}
+    features = {ref.version: read_model_rows(project, ref).features for ref in found.values() if ref is not None}
+    champion, anchor = (ref and registered_contender(registry, name, ref) for name, ref in found.items())
+    return Rivals(champion, anchor, against.attempts, tuple(features.values()))
 
 
 def trace_challenger(run: Run, judged: FitResult) -> Contender:

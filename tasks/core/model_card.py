@@ -2,10 +2,20 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from tasks.core.records import Comparison, Evaluation, FitResult, ModelRef, Record, TrainingSetRef, Verdict, digest
+from tasks.core.records import (
+    Comparison,
+    Evaluation,
+    FitResult,
+    ModelRef,
+    Record,
+    TableRef,
+    TrainingSetRef,
+    Verdict,
+    digest,
+)
 from tasks.core.summary import format_interval, format_milliseconds, format_number
 
 
@@ -18,6 +28,15 @@ class CodeVersion(Record):
     lock_digest: str  # of requirements.lock
     python: str
     libraries: dict[str, str]  # name -> version
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against(Record):
+    """Who a challenger was judged against, and after how many looks at a change."""
+
+    champion: ModelRef | None = None
+    anchor: ModelRef | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +55,11 @@ class Lineage(Record):
     judged: FitResult
     served: FitResult  # the same as judged, or its refit on everything matured
     code: CodeVersion
+    tables: tuple[TableRef, ...] = ()  # of the moment: also those that only feature tables are built from
+    against: Against = Against()
+    metrics: dict[str, float] = field(
+        default_factory=dict
+    )  # on the gate rows, of each model, see `replay.flat_metrics`
 
     @property
     def features_digest(self) -> str:

@@ -38,6 +38,7 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
     memory_limit: str = "4GB"
     threads: int = 0
     scratch: str | None = None
+    borrowed: dict[str, str] = Field(default_factory=dict)
 
 
 def table_of(source: DataSource) -> str:
@@ -226,7 +227,10 @@ def _view_of(view: FeatureView, refs: Sequence[str], full_feature_names: bool) -
 @contextmanager
 def _connection(config: AsofOfflineStoreConfig, table: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection of its own, with every table that may be read, or only with `table`."""
-    lake = Lake(config.lake_uri, memory_limit=config.memory_limit, threads=config.threads, scratch=config.scratch)
+    lake = Lake(
+        config.lake_uri, memory_limit=config.memory_limit, threads=config.threads, scratch=config.scratch,
+        borrowed=config.borrowed,
+    )  # fmt: skip
     tables = {table: config.versions.get(table)} if table else config.versions or None
     with lake.connect(tables) as connection:
         yield connection

@@ -37,6 +37,7 @@ _VENDOR_FACTS = {
     "isolationLevel", "isBlindAppend",
 }  # fmt: skip
 _DIGEST_RANGE = 2**64
+_ROW_HASHES = f"coalesce(sum(hash(fresh)::hugeint) % {_DIGEST_RANGE}::hugeint, 0)"
 _ATTEMPTS = 5
 _BATCH_ROWS = 100_000
 _PARTITIONED = f"select *, strftime(event_timestamp, '%Y-%m') as {MONTH} from {{}} order by event_timestamp"
@@ -51,18 +52,26 @@ class Commit:
 
 
 class Lake:
-    """The Delta tables of one project, under one URI."""
+    """The Delta tables of one project, under one URI; `borrowed` ones lie elsewhere (name -> URI) and are only read."""
 
-    def __init__(self, uri: str, *, memory_limit: str = "4GB", threads: int = 0, scratch: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        memory_limit: str = "4GB",
+        threads: int = 0,
+        scratch: str | None = None,
+        borrowed: Mapping[str, str] | None = None,
+    ) -> None:
         self.uri, self.memory_limit, self.threads = uri.rstrip("/"), memory_limit, threads
-        self.scratch = scratch
+        self.scratch, self.borrowed = scratch, dict(borrowed or {})
 
     # --- reading ---------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        files, root = self._filesystem()
+        files, root = _filesystem(self.uri)
         found = [path.rsplit("/", 1)[-1] for path in files.ls(root, detail=False)] if files.isdir(root) else []
-        return sorted(name for name in found if files.isdir(f"{root}/{name}/_delta_log"))
+        return sorted({*self.borrowed, *(name for name in found if files.isdir(f"{root}/{name}/_delta_log"))})
 
     def exists(self, name: str) -> bool:
         from deltalake import DeltaTable
@@ -113,9 +122,22 @@ class Lake:
             config["temp_directory"] = self.scratch
         connection = duckdb.connect(config=config)
         connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
-        if self._is_remote:
-            connection.register_filesystem(self._filesystem()[0])
+        for uri in (self.uri, *self.borrowed.values()):
+            if "://" in uri:
+                connection.register_filesystem(_filesystem(uri)[0])
+                break  # of all of them: a home has one object store
         return connection
+
+    def content(self, name: str, version: int, until: datetime | None = None) -> str:
+        """Digest of a version's rows, of those known until a moment: whatever their order and the files they lie in.
+
+        Of a table that is only inserted into it is the one that its commits name.
+        """
+        known = "true" if until is None else f"greatest(event_timestamp, created_timestamp) <= '{_iso(until)}'"
+        with self.session() as connection:
+            rows = f"(select * from {self.scan(name, version)} where {known}) as fresh"
+            ((total,),) = connection.execute(f"select {_ROW_HASHES} from {rows}").fetchall()
+        return f"{int(total):016x}"
 
     def commits(self, name: str, after: int = -1) -> list[Commit]:
         """Versions later than `after` with what their writers said, oldest first."""
@@ -322,8 +344,8 @@ class Lake:
         Read from the log itself: deltalake's `history` numbers the newest commits downwards from whatever version is
         open, so that an older version would get the newest one's words.
         """
-        files, root = self._filesystem()
-        with files.open(f"{root}/{name}/_delta_log/{version:020d}.json", "rb") as log:
+        files, root = _filesystem(self._at(name))
+        with files.open(f"{root}/_delta_log/{version:020d}.json", "rb") as log:
             actions = [json.loads(line) for line in log]
         information = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
         return {key: str(value) for key, value in information.items() if key not in _VENDOR_FACTS}
@@ -340,22 +362,14 @@ class Lake:
         return said
 
     def _at(self, name: str) -> str:
-        return f"{self.uri}/{name}"
-
-    @property
-    def _is_remote(self) -> bool:
-        return "://" in self.uri
-
-    def _filesystem(self) -> tuple[Any, str]:
-        """Of fsspec, with the lake's path in it."""
-        import fsspec
-
-        return fsspec.core.url_to_fs(self.uri)
+        return self.borrowed.get(name) or f"{self.uri}/{name}"
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
         """One writer of a table at a time; on a shared store Delta's own commit check is what remains."""
-        if self._is_remote:
+        if name in self.borrowed:
+            raise LakeError(f"table {name!r} is borrowed", got=self._at(name), expected="a table of this lake's own")
+        if "://" in self.uri:
             yield
             return
         import fcntl
@@ -370,12 +384,19 @@ class Lake:
 class _OvertakenError(Exception):
     """Another writer committed first."""
 
+def _filesystem(uri: str) -> tuple[Any, str]:
+    """Of fsspec, with the path in it."""
+    import fsspec
+
+    return fsspec.core.url_to_fs(uri)
+
+
 
 def _facts(connection: "duckdb.DuckDBPyConnection") -> dict[str, str]:
     """What a commit says of its rows; `hash` is a sum of row hashes, so that order and split do not matter."""
     rows, first, last, newest, total = connection.execute(
         "select count(*), min(created_timestamp), max(created_timestamp), max(event_timestamp), "
-        f"coalesce(sum(hash(fresh)::hugeint) % {_DIGEST_RANGE}::hugeint, 0) from fresh"
+        f"{_ROW_HASHES} from fresh"
     ).fetchall()[0]
     facts = {"inserted_rows": str(rows), "hash": str(total)}
     moments = {"min_created": first, "max_created": last, "max_event": newest}

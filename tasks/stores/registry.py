@@ -217,17 +217,18 @@ class Registry:
 
     def load(self, ref: ModelRef) -> "ServedModel":
         """The predictor, made by the copy of the code that was registered with it, never by today's."""
-        return load_registered_folder(self._fetch(ref))
+        return load_registered_folder(self.fetch(ref))
 
     def model_folder(self, ref: ModelRef) -> Path:
         """Where the files of its fit lie, as `FitResult.model` names them."""
         from mlflow.models import Model
 
-        folder = self._fetch(ref)
+        folder = self.fetch(ref)
         flavor = Model.load(str(folder)).flavors["python_function"]
         return folder / flavor["artifacts"]["model"]["path"]
 
-    def _fetch(self, ref: ModelRef) -> Path:
+    def fetch(self, ref: ModelRef) -> Path:
+        """The registered folder: the fit's files, and the code to load them by."""
         from mlflow.artifacts import download_artifacts
 
         uri = self.client.get_model_version_download_uri(ref.name, str(ref.version))

@@ -36,10 +36,11 @@ def _loaded(path: str, written: int) -> "ServedModel":
     return ServedModel(path)
 
 
-def load_registered_folder(folder: Path) -> "ServedModel":
+def load_registered_folder(folder: str | Path) -> "ServedModel":
     """The predictor of a registered folder: its own `served_model.py` on its own files."""
     from mlflow.models import Model
 
+    folder = Path(folder)
     flavor = Model.load(str(folder)).flavors["python_function"]
     code = folder / Path(flavor["model_code_path"]).name
     spec = importlib.util.spec_from_file_location(f"served_model_{folder.parent.name.replace('-', '_')}", code)

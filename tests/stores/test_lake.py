@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -222,6 +223,31 @@ def test_a_replaced_table_is_not_inserted_into(lake: Lake, tmp_path: Path) -> No
     lake.replace("t", make_rows([0]), start=None, properties={"digest": "a"})
     with pytest.raises(LakeError, match="not written by an insert"):
         insert(lake, make_rows([1]), tmp_path)
+
+
+def test_the_content_of_a_version_is_the_digest_that_its_inserts_named(lake: Lake, tmp_path: Path) -> None:
+    first, _ = insert(lake, make_rows([0, 1, 2]), tmp_path)
+    second, _ = insert(lake, make_rows([2, 3, 4]), tmp_path)
+    assert [lake.content("t", ref.version) for ref in (first, second)] == [first.digest, second.digest]
+    known = make_rows([2])["created_timestamp"][0].as_py()
+    assert lake.content("t", second.version, known) == lake.content("t", first.version, known) == first.digest
+    Path(lake.files("t", second.version)[0]).unlink()
+    with pytest.raises(duckdb.Error):
+        lake.content("t", second.version)
+
+
+def test_a_borrowed_table_is_read_where_it_lies_and_never_written(lake: Lake, tmp_path: Path) -> None:
+    lent, _ = insert(lake, make_rows([0, 1]), tmp_path)
+    other = Lake(str(tmp_path / "other"), borrowed={"t": lent.uri})
+    assert other.names() == ["t"]
+    assert other.ref("t", 0) == lent
+    assert content(other) == content(lake)
+    assert [commit.version for commit in other.commits("t")] == [0]
+    with pytest.raises(LakeError, match="'t' is borrowed"):
+        insert(other, make_rows([2]), tmp_path)
+    with pytest.raises(LakeError, match="'t' is borrowed"):
+        other.replace("t", make_rows([2]), start=None, properties={})
+    assert lake.latest("t") == lent
 
 
 def test_a_query_larger_than_memory_spills_to_the_scratch_folder(tmp_path: Path) -> None:
