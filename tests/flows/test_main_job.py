@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,43 @@ def test_a_moment_before_the_champions_own_is_refused(home, first_runs):
     assert done.returncode == 1
     assert "as_of is before the champion" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def replay(home: Path, version: int, **environment: str) -> str:
+    command = [sys.executable, "-m", "flows.replay", "--recipe", "flights", "--version", str(version)]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=kept | {"PERENNIAL_HOME": str(home)} | environment, capture_output=True, text=True,
+        timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_version_is_built_again_digest_by_digest_and_its_home_stays_as_it_was(home, first_runs):
+    before, database = files(home), (home / "mlflow.db").read_bytes()
+    told = replay(home, 2).splitlines()
+    assert told[-1].split("  ")[-1].strip().startswith("equal: all "), told
+    for part in ("training set", "judged weights", "metrics", "served weights", "verdict"):
+        assert [line.split()[-1] for line in told if line.startswith(f"  {part}")] == ["equal"], part
+    after = files(home)
+    assert set(after) - set(before) == {"replays/flights/v2.json"}
+    assert {name: after[name] for name in before} == before
+    assert (home / "mlflow.db").read_bytes() == database
+
+
+def test_after_a_change_in_a_features_sql_a_replay_names_it_first(home, first_runs, tmp_path):
+    repository = shutil.copytree(ROOT / "feature_repo", tmp_path / "feature_repo")
+    sql = repository / "flights" / "last_arrival.sql"
+    sql.write_text(
+        sql.read_text().replace("max(arrival).arrival_delay_minutes", "abs(max(arrival).arrival_delay_minutes)")
+    )
+    told = replay(home, 1, PERENNIAL_FEATURE_REPO=str(repository)).splitlines()[-1]
+    assert "differs first in definition flights/last_arrival.sql: " in told
+    assert "after it feature table, training set, judged weights, metrics" in told
+    report = json.loads((home / "replays" / "flights" / "v1.json").read_text())
+    differing = [f"{line['part']} {line['name']}" for line in report["lines"] if line["then"] != line["now"]]
+    assert differing[:3] == ["definition flights/last_arrival.sql", "feature table last_arrival", "training set "]
 
 
 def test_an_unknown_recipe_and_an_unknown_key_are_told_and_nothing_is_written(tmp_path):
