@@ -264,26 +264,29 @@ class Lake:
         columns = "*" if table is None else ", ".join(f'"{column}"' for column, _ in self._columns(connection, table))
         first = f"row_number() over (partition by {identity} order by hash(staged)) = 1"
         once = f"select {columns} from staged qualify {first}"
-        existing = [] if table is None else self._overlapping(connection, name, table)
+        existing = None if table is None else self._overlapping(connection, name, table)
         if not existing:
             return once
         same = " and ".join(f'old."{column}" is not distinct from new."{column}"' for column in (*key, *TIMES))
-        there = f"select {identity} from {_read_parquet(existing)}"
+        there = f"select {identity} from {existing}"
         return f"select new.* from ({once}) new where not exists (from ({there}) old where {same})"
 
-    def _overlapping(self, connection: "duckdb.DuckDBPyConnection", name: str, table: "DeltaTable") -> list[str]:
-        """Files that can hold rows of the batch, by the event times that Delta's log knows of each file.
+    def _overlapping(self, connection: "duckdb.DuckDBPyConnection", name: str, table: "DeltaTable") -> str | None:
+        """SQL of the rows that have event times within the batch's, if there are files with any.
 
-        One day into a large table reads that day's files only.
+        One day into a large table reads that day only: Delta's log knows the times of each file, a file those of each
+        of its row groups.
         """
         first, last = connection.execute("select min(event_timestamp), max(event_timestamp) from staged").fetchall()[0]
         if first is None:
-            return []
-        return [
+            return None
+        files = [
             path
             for path, low, high in self._data_files(name, table)
             if low is None or high is None or (low <= last and first < high + _STATISTICS_STEP)
         ]
+        spanned = f"event_timestamp between timestamptz '{_iso(first)}' and timestamptz '{_iso(last)}'"
+        return f"{_read_parquet(files)} where {spanned}" if files else None
 
     def _data_files(self, name: str, table: "DeltaTable") -> list[tuple[str, datetime | None, datetime | None]]:
         """Path, smallest and largest event time of each data file, by path."""
