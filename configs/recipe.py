@@ -296,6 +296,12 @@ class GovernSection(Section):
         return self
 
 
+class BacktestSection(Section):
+    """What a backtest does otherwise. Many fits are compared with each other, so that smaller ones tell as much."""
+
+    model: dict[str, Any] = {}  # keys of `model`
+
+
 class Recipe(Section):
     project: Name
     description: str
@@ -312,6 +318,7 @@ class Recipe(Section):
     gate: GateSection
     monitor: MonitorSection = MonitorSection()
     govern: GovernSection = GovernSection()
+    backtest: BacktestSection = BacktestSection()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -356,7 +363,7 @@ class Recipe(Section):
     @property
     def digest(self) -> str:
         """Of what makes and judges a model: when it is looked at, and what is done then, makes no other model."""
-        return digest(self.model_dump(mode="json", exclude={"clock", "description", "monitor", "govern"}))
+        return digest(self.model_dump(mode="json", exclude={"clock", "description", "monitor", "govern", "backtest"}))
 
 
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:

@@ -51,6 +51,7 @@ def open_backtest(
         RecipeError: no span, one that does not go forward, or one whose last labels are not known at `as_of`.
     """
     loaded = load_recipe(recipe, overrides)
+    overrides = {f"model.{key}": value for key, value in loaded.backtest.model.items()} | (overrides or {})
     replay = None if loaded.clock == "real" else loaded.clock.replay
     if (start is None or end is None) and replay is None:
         raise RecipeError("the backtest has no span", expected="--start and --end, or a recipe whose clock replays one")

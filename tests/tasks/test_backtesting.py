@@ -40,3 +40,12 @@ def test_a_span_that_does_not_go_forward_is_refused(wrong):
 def test_a_span_whose_last_labels_are_not_known_yet_is_refused_and_told_from_when_on():
     with pytest.raises(RecipeError, match="2013-07-02 12:00"):
         span_of(start=MAY, end=JULY, as_of=JULY + timedelta(hours=12))
+
+
+def test_its_fits_are_as_small_as_the_recipe_says_unless_someone_says_otherwise():
+    small = {"backtest.model": {"max_epochs": 1}, "model.max_epochs": 3}
+    assert span_of(overrides={"backtest.model": {"max_epochs": 1}}).run.recipe.model.max_epochs == 1
+    assert span_of(overrides=small).run.recipe.model.max_epochs == 3
+    assert span_of(overrides={"backtest.model": {}}).run.recipe.model.max_epochs == 4
+    with pytest.raises(RecipeError, match=r"model\.epochs"):
+        span_of(overrides={"backtest.model": {"epochs": 1}})
