@@ -446,20 +446,6 @@ def test_what_is_known_after_the_moment_is_not_read(cars: Path) -> None:
     assert meters(build_cars(0)["total"]) == [5]
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        TOTAL.replace(" order by created_timestamp)", ")"),  # sums over whatever is there
-        TOTAL.replace("_timestamp)", "_timestamp range between unbounded preceding and interval 1 hour following)"),
-    ],
-)  # fmt: skip
-def test_an_aggregate_that_looks_ahead_is_refused_and_nothing_is_written(cars: Path, sql: str) -> None:
-    (cars / "total.sql").write_text(sql)
-    with pytest.raises(FeatureError, match=r"total\.sql looks ahead(.|\n)*rows of the day before(.|\n)*\('a',"):
-        build_cars(3, "only_total")
-    assert open_lake("cars").names() == ["trips"]
-
-
 def test_other_sql_is_another_table(cars: Path) -> None:
     before = build_cars(3)
     (cars / "total.sql").write_text(TOTAL.replace("sum(", "max("))

@@ -10,7 +10,7 @@ import pytest
 from configs.recipe import FeaturesSection, Recipe
 from tasks import home, training_set
 from tasks.core.arrow_files import map_rows
-from tasks.core.errors import FeatureError, LeakageError, RecipeError
+from tasks.core.errors import FeatureError, RecipeError
 from tasks.core.records import TableRef, TrainingSetRef
 
 START = datetime(2020, 3, 1, tzinfo=UTC)
@@ -90,50 +90,6 @@ def test_a_missing_label_may_have_a_meaning(trips: Any) -> None:
     assert kept.unlabelled_rows == dropped.unlabelled_rows
 
 
-ANSWER: dict[str, Any] = {
-    "drop": ["load__measured_at"],
-    "derived": {},
-    "entity_rows": {
-        "table": "trips",
-        "prediction_time": "event_timestamp - interval 1 hour",
-        "columns": {
-            "delay_of_trip": "(select max(a.delay) from arrivals a where a.trip = trips.trip)",
-            "weekday": "1",
-        },
-    },
-}
-
-
-def test_an_answer_among_the_features_is_refused_and_nothing_is_left(trips: Any) -> None:
-    with pytest.raises(LeakageError, match=r"single feature: delay_of_trip predicts"):
-        build(trips, features=ANSWER)
-    folder = Path(trips.lake.uri).parents[1] / "training" / "trips"
-    assert not [path for path in folder.rglob("*") if path.name.endswith((".arrow", "training_set.json"))]
-    allowed = build(trips, features=ANSWER, audit={"allow": {"delay_of_trip": "a test"}})
-    assert "delay_of_trip" in allowed.inputs.numeric
-
-
-def test_a_join_that_looks_ahead_is_found(trips: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were the store to serve what is known only an hour later, the audit would say so."""
-    from tasks.stores import asof_store
-
-    honest = asof_store.join_sql
-
-    def ahead(*arguments: Any, **options: Any) -> str:
-        return honest(*arguments, **options).replace("e.time_ >= v0_.", "e.time_ + interval 1 hour >= v0_.")
-
-    monkeypatch.setattr(asof_store, "join_sql", ahead)
-    with pytest.raises(LeakageError, match=r"known time: load has \d+ rows known after the prediction time"):
-        build(trips)
-
-
-def test_a_maturity_that_labels_do_not_keep_is_found(trips: Any) -> None:
-    """A trip's delay is known an hour and more after it left: three hours are too few for the late ones."""
-    with pytest.raises(LeakageError, match=r"label maturity: label became known later than label\.maturity \(3 h"):
-        build(trips, label={"maturity": "3h"})
-    assert build(trips, label={"maturity": "3h"}, audit={"max_late_labels": 0.2}).rows > 1000
-
-
 def test_a_rivals_inputs_are_in_the_file_too(trips: Any) -> None:
     features = trips.recipe.features
     rival = features.model_copy(
@@ -183,15 +139,6 @@ def test_errors_say_what_is_wrong(trips: Any, changes: dict[str, Any], kind: typ
 def test_a_feature_table_that_was_not_given(trips: Any) -> None:
     with pytest.raises(FeatureError, match=r"feature tables that were not given(.|\n)*\['load'\] too"):
         build(trips, tables=tuple(ref for ref in trips.tables if ref.name != "load"))
-
-
-def test_rows_that_a_join_lost_stop_it(trips: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.stores import asof_store
-
-    honest = asof_store.join_sql
-    monkeypatch.setattr(asof_store, "join_sql", lambda *a, **k: f"select * from ({honest(*a, **k)}) limit 1000")
-    with pytest.raises(LeakageError, match=r"does not keep the entity rows(.|\n)*1,000 rows"):
-        build(trips)
 
 
 def test_the_feature_stores_settings_are_those_of_the_home(trips: Any) -> None:
