@@ -184,6 +184,16 @@ class ReplayedWorld:
             seconds=seconds,
         )  # fmt: skip
 
+    def did_harm(self, champion: "Incumbent", displaced: "Incumbent", as_of: datetime) -> bool | None:
+        """As the monitor looks back on a promotion: by the gate, on the rows that matured since."""
+        from tasks.core.gate import shown_worse
+
+        window = Window(start=champion.made_at, end=champion.made_at + self.run.recipe.monitor.effect_after)
+        if as_of - self.own.label.maturity < window.end:
+            return None
+        models = [self._scored(one, window) for one in (champion, displaced)]
+        return models[0] is not None and models[1] is not None and bool(shown_worse(self.run.recipe.gate, *models))
+
     def _reference(self, champion: "Incumbent") -> "dict[str, ColumnReference]":
         """Its inputs on the rows that it was fitted on."""
         from tasks.core.gate_rows import read_rows

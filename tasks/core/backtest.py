@@ -62,6 +62,9 @@ class World(Protocol):
 
     def observe(self, champion: Incumbent, window: Window, before: Sequence[Seen], *, is_probed: bool) -> Seen: ...
 
+    def did_harm(self, champion: Incumbent, displaced: Incumbent, as_of: datetime) -> bool | None:
+        """Whether the rows since a promotion show the model before it to be better; None until enough have matured."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:
@@ -81,6 +84,7 @@ class Step(Record):
     model: str
     decision: Decision
     trial: Trial | None = None
+    taken_off: str | None = None  # a model that gave its place back at the end of the window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,22 +164,27 @@ def simulate(
     made = world.train(moments[0], None, None, is_gated=False).made
     assert made is not None
     champion = anchor = made
+    displaced: Incumbent | None = None
     models, retrains = {made.name: made}, [Retrain(as_of=moments[0], cause="first")]
     seen: list[Seen] = []
     steps: list[Step] = []
     for number, (start, end) in enumerate(itertools.pairwise(moments)):
         progress(number, champion)
-        window, served, trial = Window(start=start, end=end), champion, None
+        window, served, trial, taken_off = Window(start=start, end=end), champion, None, None
         seen.append(world.observe(champion, window, seen, is_probed=rule.is_probed))
+        harm = world.did_harm(champion, displaced, end) if is_gated and displaced is not None else None
+        if harm is not None and displaced is not None:
+            champion, taken_off = (displaced, champion.name) if harm else (champion, None)
+            anchor, displaced = champion if harm else anchor, None
         observations = [one.observation for one in seen]
         decision = govern(observations, retrains, rule.policy, as_of=end, requested=rule.wants(seen, retrains))
         if decision.action == "retrain" and end < moments[-1]:
             retrains.append(Retrain(as_of=end, cause=decision.cause or "event"))
             trial = world.train(end, champion, anchor, is_gated=is_gated)
             if trial.made is not None:
-                champion = trial.made
+                champion, displaced = trial.made, champion
                 models[champion.name] = champion
                 anchor = champion if trial.is_superior else anchor
-        steps.append(Step(window=window, model=served.name, decision=decision, trial=trial))
+        steps.append(Step(window=window, model=served.name, decision=decision, trial=trial, taken_off=taken_off))
     seconds = sum(step.trial.seconds for step in steps if step.trial is not None) + sum(one.seconds for one in seen)
     return Path(rule=rule.name, is_gated=is_gated, steps=tuple(steps), models=models, seconds=seconds)

@@ -117,8 +117,8 @@ def _policy(names: Sequence[str], path: Path, result: Result, metric: str, oracl
     key = (
         f'<div class="note key"><span style="background:{svg.WINDOW}"></span>{escape(metric)} of what was served'
         f'<span style="background:{svg.REFERENCE}"></span>of the best of the models'
-        f'<span style="background:{PROMOTED}"></span>promoted<span style="background:{REFUSED}"></span>rejected or'
-        f' undecided<span style="background:{HALTED}"></span>halted</div>'
+        f'<span style="background:{PROMOTED}"></span>promoted<span style="background:{REFUSED}"></span>rejected,'
+        f' undecided or rolled back<span style="background:{HALTED}"></span>halted</div>'
     )
     listed = "".join(f"<li>{escape(told)}</li>" for step in path.steps for told in _told(step))
     picture = svg.lines(names, drawn, height=170)
@@ -126,18 +126,19 @@ def _policy(names: Sequence[str], path: Path, result: Result, metric: str, oracl
 
 
 def _marks(step: Step) -> list[tuple[str, str]]:
-    if step.decision.action == "halt":
-        return [(HALTED, _told(step)[0])]
-    if step.trial is None:
+    if not (told := _told(step)):
         return []
-    return [(PROMOTED if step.trial.made is not None else REFUSED, _told(step)[0])]
+    if step.decision.action == "halt":
+        return [(HALTED, told[-1])]
+    return [(PROMOTED if step.trial is not None and step.trial.made is not None else REFUSED, told[-1])]
 
 
 def _told(step: Step) -> list[str]:
     day = f"{step.window.end:%Y-%m-%d}"
+    told = [f"{day} rolled back: shown worse than the model before it"] if step.taken_off else []
     if step.decision.action == "halt":
-        return [f"{day} halted: {'; '.join(step.decision.reasons)}"]
+        return [*told, f"{day} halted: {'; '.join(step.decision.reasons)}"]
     if step.trial is None:
-        return []
+        return told
     why = "; ".join(step.trial.reasons[:2])
-    return [f"{day} {step.trial.outcome} ({'; '.join(step.decision.reasons)}){': ' + why if why else ''}"]
+    return [*told, f"{day} {step.trial.outcome} ({'; '.join(step.decision.reasons)}){': ' + why if why else ''}"]

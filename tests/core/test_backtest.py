@@ -43,11 +43,13 @@ def week_of(moment: datetime) -> int:
 class MadeUpWorld:
     """The world changes at the begin of week `changed`: models made two weeks later or more know of it.
 
-    `broken` weeks have faults; what the gate says is `verdict`.
+    `broken` weeks have faults; what the gate says is `verdict`; models that are `harmful` show it after four weeks.
     """
 
-    def __init__(self, changed: int = 4, broken: tuple[int, ...] = (), verdict: str = "promote") -> None:
-        self.changed, self.broken, self.verdict = changed, broken, verdict
+    def __init__(
+        self, changed: int = 4, broken: tuple[int, ...] = (), verdict: str = "promote", harmful: tuple[str, ...] = ()
+    ) -> None:
+        self.changed, self.broken, self.verdict, self.harmful = changed, broken, verdict, harmful
         self.trained: list[datetime] = []
         self.probes = 0
 
@@ -56,6 +58,9 @@ class MadeUpWorld:
         outcome = self.verdict if is_gated else "promote"
         made = incumbent(week_of(as_of)) if outcome == "promote" else None
         return Trial(outcome=outcome, reasons=("made up",), is_superior=False, seconds=10.0, made=made)
+
+    def did_harm(self, champion, displaced, as_of) -> bool | None:
+        return None if as_of < champion.made_at + 4 * WEEK else champion.name in self.harmful
 
     def is_stale(self, made_at: datetime, moment: datetime) -> bool:
         return week_of(moment) >= self.changed and week_of(made_at) < self.changed + 2
@@ -97,6 +102,15 @@ def test_never_trains_once_and_every_n_at_its_times():
     assert retrained(play("never", world)) == []
     assert world.trained == [START]
     assert retrained(play("every 28 days")) == [4, 8]  # week 12 is the end: no row would be served
+
+
+def test_a_model_that_did_harm_gives_its_place_back_once_where_there_is_a_gate():
+    path = play("every 28 days", MadeUpWorld(harmful=("week 4",)))
+    assert [step.taken_off for step in path.steps if step.taken_off] == ["week 4"]
+    served = [step.model for step in path.steps]
+    assert served == ["week 0"] * 4 + ["week 4"] * 4 + ["week 8"] * 4, "at week 8 it is week 0 that is put up against"
+    world = MadeUpWorld(harmful=("week 4",), verdict="promote")
+    assert not any(step.taken_off for step in play("every 28 days", world, is_gated=False).steps)
 
 
 def test_a_rule_on_quality_or_drift_retrains_when_the_world_changed_within_the_cool_down():
