@@ -1,5 +1,8 @@
 """Suites: Great Expectations on plain JSON, run by DuckDB over a staged Parquet file, out of core.
 
+One query shows what holds, which is nearly everything of a batch that is well; Great Expectations runs the rest, finds
+the failing rows and writes the page of all of it.
+
 An expectation is about single rows (`row`: a failing row can be told apart and put aside) or about the batch as a whole
 (`batch`). An expectation that can be told row by row is `row` unless it says `meta: {"scope": "batch"}`; every other
 one (an aggregate, a regular expression, anything with `mostly`) is `batch`.
@@ -10,7 +13,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.core.errors import ValidationError
 from tasks.core.records import Finding, write_text_atomically
+from tasks.stores.suite_sql import ROW_FORMS, literal, show
 
 if TYPE_CHECKING:
     import duckdb
@@ -71,12 +75,12 @@ def load_suite(path: Path) -> Suite:
     try:
         data = json.loads(path.read_text())
         known = {"name", "expectations", "meta"}
-        if unknown := set(data) - known:
+        if unknown := set(_mapping(data, "a suite")) - known:
             raise ValueError(f"unknown keys {sorted(unknown)}, expected {sorted(known)}")
         expectations = tuple(_expectation(line) for line in data["expectations"])
-        meta = data.get("meta", {})
-        return Suite(data["name"], expectations, tuple(meta.get("may_be_all_null", ())))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        meta = _mapping(data.get("meta", {}), "meta")
+        return Suite(str(data["name"]), expectations, tuple(map(str, meta.get("may_be_all_null", ()))))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValidationError(
             f"suite {path} cannot be used",
             got=error,
@@ -85,19 +89,25 @@ def load_suite(path: Path) -> Suite:
         ) from error
 
 
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{what} must be a JSON object, got {value!r:.80}")
+    return value
+
+
 def _expectation(line: Mapping[str, Any]) -> Expectation:
-    if unknown := set(line) - {"type", "kwargs", "severity", "meta"}:
+    if unknown := set(_mapping(line, "an expectation")) - {"type", "kwargs", "severity", "meta"}:
         raise ValueError(f"unknown keys {sorted(unknown)} in {line.get('type')}")
     severity = line.get("severity", "critical")
     if severity not in SEVERITIES:
         raise ValueError(f"severity {severity!r} of {line['type']} is not one of {SEVERITIES}")
-    kwargs, form = line.get("kwargs", {}), _ROW_FORMS.get(line["type"])
+    kwargs, form = _mapping(line.get("kwargs", {}), "kwargs"), ROW_FORMS.get(line["type"])
     untold = sorted(set(kwargs) - set(form.kwargs)) if form else ["its type"]
-    scope = line.get("meta", {}).get("scope", "batch" if untold else "row")
+    scope = _mapping(line.get("meta", {}), "meta").get("scope", "batch" if untold else "row")
     if scope == "row" and untold:
         raise ValueError(
             f"{line['type']} cannot be told row by row, for {', '.join(untold)}; "
-            f"row expectations are {sorted(_ROW_FORMS)}"
+            f"row expectations are {sorted(ROW_FORMS)}"
         )
     return Expectation(line["type"], kwargs, severity, scope)
 
@@ -126,12 +136,13 @@ def audit(
     database = Path(parquet).with_name("audit.duckdb")
     docs.parent.mkdir(parents=True, exist_ok=True)
     database.unlink(missing_ok=True)
+    config = {"memory_limit": memory_limit} | ({"threads": threads} if threads else {})
     try:
-        with duckdb.connect(str(database)) as connection:
-            connection.execute(f"create view batch as select * from {parquet_rows(parquet)}")
+        with duckdb.connect(str(database), config=config) as connection:
+            connection.execute(f"set TimeZone = 'UTC'; create view batch as select * from {parquet_rows(parquet)}")
             keywords = {word for (word,) in connection.sql("select keyword_name from duckdb_keywords()").fetchall()}
-        config = {"memory_limit": memory_limit} | ({"threads": threads} if threads else {})
-        result = _validate(database, suite, config, keywords)
+            shown = show(connection, "batch", [(e.type, e.kwargs) for e in suite.expectations])
+        result = _validate(database, suite, shown, config, keywords)
         found = [finding for one in result.results if (finding := _finding(one, suite)) is not None]
         write_text_atomically(docs, _render(result, [*standing, *found]))
     finally:
@@ -180,7 +191,10 @@ class _Dialect(str):
         return str(self)
 
 
-def _validate(database: Path, suite: Suite, config: Mapping[str, Any], keywords: set[str]) -> Any:
+def _validate(
+    database: Path, suite: Suite, shown: Mapping[int, dict[str, Any]], config: Mapping[str, Any], keywords: set[str]
+) -> Any:
+    """Great Expectations' result for the suite; what is `shown` to hold, by its line, is not tried again."""
     import sqlalchemy
 
     context, name = _context(), database.parent.name
@@ -199,7 +213,9 @@ def _validate(database: Path, suite: Suite, config: Mapping[str, Any], keywords:
         try:
             asset = source.add_table_asset("batch", table_name="batch")
             batch = asset.add_batch_definition_whole_table("all").get_batch()
-            return batch.validate(_build(suite), result_format="SUMMARY")
+            lines = _build(suite)
+            result = batch.validate(_without(lines, shown), result_format="SUMMARY")
+            return _add_shown(result, lines, shown)
         finally:
             if executor._connection:  # which it keeps, see _context
                 executor._connection.close()
@@ -225,6 +241,27 @@ def _build(suite: Suite) -> Any:
                 expected="a type and arguments of its gallery", fix="correct the suite's JSON",
             ) from error  # fmt: skip
     return gx.ExpectationSuite(suite.name, expectations=built)
+
+
+def _without(lines: Any, shown: Mapping[int, dict[str, Any]]) -> Any:
+    import great_expectations as gx
+
+    left = [line.configuration.to_domain_obj() for n, line in enumerate(lines.expectations) if n not in shown]
+    return gx.ExpectationSuite(lines.name, expectations=left)
+
+
+def _add_shown(result: Any, lines: Any, shown: Mapping[int, dict[str, Any]]) -> Any:
+    """Great Expectations' own result, with those lines in it, in the order of the suite."""
+    from great_expectations.core.expectation_validation_result import ExpectationValidationResult
+    from great_expectations.validator.validation_statistics import calc_validation_statistics
+
+    for number, told in shown.items():
+        configuration = lines.expectations[number].configuration
+        result.results.append(ExpectationValidationResult(True, configuration, told))
+    result.results.sort(key=lambda one: one.expectation_config.meta["line"])
+    statistics = calc_validation_statistics(result.results)._asdict()
+    result.success, result.statistics = statistics.pop("success"), statistics
+    return result
 
 
 def _render(result: Any, findings: Sequence[Finding]) -> str:
@@ -274,7 +311,7 @@ def _finding(one: Any, suite: Suite) -> Finding | None:
 def row_rules(suite: Suite) -> list[RowRule]:
     """The suite's critical row expectations, compiled; they agree with Great Expectations row for row."""
     return [
-        RowRule(describe(e), _ROW_FORMS[e.type].failing(e.kwargs))
+        RowRule(describe(e), ROW_FORMS[e.type].failing(e.kwargs))
         for e in suite.expectations
         if e.scope == "row" and e.severity == "critical"
     ]
@@ -291,12 +328,12 @@ class Judged:
 
 def parquet_rows(path: str) -> str:
     """A Parquet file as a relation, in SQL."""
-    return f"read_parquet({_literal(path)})"
+    return f"read_parquet({literal(path)})"
 
 
 def judge_rows(connection: "duckdb.DuckDBPyConnection", rows: str, rules: Sequence[RowRule]) -> Judged:
     """Try every row of the relation `rows` (SQL) against every rule, into the temporary table `judged`."""
-    reasons = ", ".join(f"case when ({rule.failing}) then {_literal(rule.reason)} end" for rule in rules)
+    reasons = ", ".join(f"case when ({rule.failing}) then {literal(rule.reason)} end" for rule in rules)
     connection.execute(
         f"create or replace temp table judged as select *, "
         f"list_filter([{reasons}]::varchar[], lambda x: x is not null) as reasons from {rows}"
@@ -325,7 +362,7 @@ def write_quarantine(connection: "duckdb.DuckDBPyConnection", path: Path, judged
 def _write(connection: "duckdb.DuckDBPyConnection", query: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}")
-    connection.execute(f"copy ({query}) to {_literal(str(unfinished))} (format parquet)")
+    connection.execute(f"copy ({query}) to {literal(str(unfinished))} (format parquet)")
     unfinished.replace(path)
 
 
@@ -338,67 +375,3 @@ def describe(expectation: Expectation) -> str:
         words += f" between {kwargs.pop('min_value', '-∞')} and {kwargs.pop('max_value', '∞')}"
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in kwargs.items())
     return " ".join(part.strip() for part in (expectation.column, words, told) if part)
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
-    return "null" if value is None else str(value)
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
-
-
-def _outside(value: str, kwargs: Mapping[str, Any]) -> str:
-    low, high = kwargs.get("min_value"), kwargs.get("max_value")
-    below = f"{value} {'<=' if kwargs.get('strict_min') else '<'} {_literal(low)}"
-    above = f"{value} {'>=' if kwargs.get('strict_max') else '>'} {_literal(high)}"
-    return " or ".join(["false", *([below] if low is not None else []), *([above] if high is not None else [])])
-
-
-def _in_set(kwargs: Mapping[str, Any]) -> str:
-    return f"{_name(kwargs['column'])} in ({', '.join(map(_literal, kwargs['value_set']))})"
-
-
-def _repeated(columns: Sequence[str]) -> str:
-    listed = ", ".join(map(_name, columns))
-    missing = " and ".join(f"{_name(column)} is null" for column in columns)
-    return f"not ({missing}) and count(*) over (partition by {listed}) > 1"
-
-
-def _not_greater(kwargs: Mapping[str, Any]) -> str:
-    sign = ">=" if kwargs.get("or_equal") else ">"
-    return f"not ({_name(kwargs['column_A'])} {sign} {_name(kwargs['column_B'])})"
-
-
-@dataclass(frozen=True, slots=True)
-class RowForm:
-    """A kind of expectation in SQL: `failing` is true of a row that fails it, null or false of others. A missing
-    value passes as it does in Great Expectations. `kwargs` are those that the SQL honours."""
-
-    failing: Callable[[Mapping[str, Any]], str]
-    kwargs: tuple[str, ...]
-
-
-_RANGE = ("column", "min_value", "max_value", "strict_min", "strict_max")
-_PAIR = ("column_A", "column_B")
-_ROW_FORMS = {
-    "expect_column_values_to_not_be_null": RowForm(lambda k: f"{_name(k['column'])} is null", ("column",)),
-    "expect_column_values_to_be_null": RowForm(lambda k: f"{_name(k['column'])} is not null", ("column",)),
-    "expect_column_values_to_be_between": RowForm(lambda k: _outside(_name(k["column"]), k), _RANGE),
-    "expect_column_value_lengths_to_be_between": RowForm(
-        lambda k: _outside(f"length({_name(k['column'])})", k), _RANGE
-    ),
-    "expect_column_value_lengths_to_equal": RowForm(
-        lambda k: f"length({_name(k['column'])}) != {_literal(k['value'])}", ("column", "value")
-    ),
-    "expect_column_values_to_be_in_set": RowForm(lambda k: f"not ({_in_set(k)})", ("column", "value_set")),
-    "expect_column_values_to_not_be_in_set": RowForm(_in_set, ("column", "value_set")),
-    "expect_column_values_to_be_unique": RowForm(lambda k: _repeated([k["column"]]), ("column",)),
-    "expect_compound_columns_to_be_unique": RowForm(lambda k: _repeated(k["column_list"]), ("column_list",)),
-    "expect_column_pair_values_a_to_be_greater_than_b": RowForm(_not_greater, (*_PAIR, "or_equal")),
-    "expect_column_pair_values_to_be_equal": RowForm(
-        lambda k: f"{_name(k['column_A'])} is distinct from {_name(k['column_B'])}", _PAIR
-    ),
-}

@@ -14,7 +14,7 @@ import pytest
 from configs.recipe import load_recipe
 from tasks.core.errors import ValidationError
 from tasks.core.records import Finding
-from tasks.stores import suites
+from tasks.stores import suite_sql, suites
 from tasks.stores.suites import (
     audit,
     judge_rows,
@@ -78,7 +78,7 @@ AGREE = [
 
 
 def test_our_sql_and_great_expectations_agree_row_for_row(tmp_path: Path) -> None:
-    assert {one["type"] for one in AGREE} == set(suites._ROW_FORMS)
+    assert {one["type"] for one in AGREE} == set(suite_sql.ROW_FORMS)
     pq.write_table(EDGES, tmp_path / "edges.parquet")
     suite = load_suite(write_suite(tmp_path, AGREE))
     rules = row_rules(suite)
@@ -90,6 +90,64 @@ def test_our_sql_and_great_expectations_agree_row_for_row(tmp_path: Path) -> Non
         judged = judge_rows(connection, parquet_rows(str(tmp_path / "edges.parquet")), rules)
     assert dict(judged.reasons) == {finding.reason: finding.failing_rows for finding in found}
     assert len(judged.reasons) > 15
+
+
+WHOLE = [
+    *AGREE,
+    line("column_values_to_be_unique", column="x"),  # zero and minus zero are one
+    line("column_values_to_not_be_null", column="s", mostly=0.9),
+    line("column_values_to_not_be_null", column="s", mostly=0.91),
+    line("column_values_to_be_between", column="n", min_value=0, mostly=0.875),
+    line("column_values_to_be_between", column="n", min_value=0, mostly=0.88),
+    line("column_values_to_be_in_set", column="s", value_set=["a"], mostly=0.2),
+    line("table_row_count_to_be_between", min_value=1, max_value=10),
+    line("table_row_count_to_be_between", min_value=2),
+    line("column_unique_value_count_to_be_between", column="s", min_value=1, max_value=8),
+    line("column_unique_value_count_to_be_between", column="x", max_value=7),
+    *(
+        line(f"column_{what}_to_be_between", column=column, min_value=low, max_value=high, strict_min=strict)
+        for what in ("mean", "min", "max")
+        for column in ("n", "x", "y")
+        for low, high, strict in ((-1, 100, False), (-1, 14, True), (None, 5, False))
+    ),
+    line("column_distinct_values_to_contain_set", column="s", value_set=["a", "it's", ""]),
+    line("column_distinct_values_to_contain_set", column="s", value_set=["a", "b"]),
+    line("table_columns_to_match_set", column_set=["at", "n", "s", "t", "x", "y"]),
+    line("table_columns_to_match_set", column_set=["n", "s"], exact_match=False),
+    line("table_columns_to_match_set", column_set=["n", "s"]),
+]  # fmt: skip
+BATCHES = {
+    "edges": EDGES,
+    "empty": EDGES.slice(0, 0),
+    "null": pa.table([pa.nulls(3, kind) for kind in EDGES.schema.types], schema=EDGES.schema),
+    "one": EDGES.slice(8, 1),
+    "well": EDGES.slice(4, 3).set_column(2, "n", pa.array([2, 3, 100], pa.int32())),
+}
+
+
+@pytest.mark.parametrize("rows", BATCHES.values(), ids=BATCHES)
+def test_what_one_query_shows_to_hold_is_what_great_expectations_says(
+    rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "rows.parquet")
+    pq.write_table(rows, path)
+    suite = load_suite(write_suite(tmp_path, WHOLE))
+    lines = {suites.describe(one): place for place, one in enumerate(suite.expectations)}
+    assert len(lines) == len(WHOLE)
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        asked = [(one.type, one.kwargs) for one in suite.expectations]
+        shown = suite_sql.show(connection, parquet_rows(path), asked)
+    both = audit(path, suite, docs=tmp_path / "docs.html")
+    monkeypatch.setattr(suites, "show", lambda *_: {})
+    alone = audit(path, suite, docs=tmp_path / "docs.html")
+    assert both == alone
+    failing = {lines[finding.reason.partition(", observed")[0]] for finding in alone}
+    assert shown.keys() == lines_of(WHOLE) - failing
+
+
+def lines_of(expectations: list[dict[str, Any]]) -> set[int]:
+    return set(range(len(expectations)))
 
 
 def test_scope_and_severity_of_what_does_not_hold(tmp_path: Path) -> None:
