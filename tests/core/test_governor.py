@@ -149,3 +149,22 @@ def test_over_any_history_it_keeps_its_budget_and_never_trains_on_broken_data(hi
     for one in retrains:
         assert sum(one.as_of - POLICY.budget_period < r.as_of <= one.as_of for r in retrains) <= POLICY.budget
     assert all(b.as_of - a.as_of >= POLICY.cooldown for a, b in itertools.pairwise(retrains))
+
+
+@given(weeks, st.sets(st.integers(0, 39)), st.sets(st.integers(0, 39)))
+def test_over_any_history_only_a_person_trains_on_broken_data_and_never_two_at_once(history, cleared, busy):
+    seen = []
+    for number, facts in enumerate(history):
+        seen.append(week(number, **facts))
+        as_of = seen[-1].as_of
+        decision = govern(
+            seen, [], POLICY, as_of=as_of, requested=True, cleared_at=as_of if number in cleared else None,
+            unfinished="one is on its way" if number in busy else None,
+        )  # fmt: skip
+        is_broken = bool(facts["faults"]) and number not in cleared
+        assert (decision.action == "halt") >= is_broken
+        if decision.action == "retrain":
+            assert not is_broken
+            assert number not in busy
+        if number in busy and not is_broken and decision.action == "wait":
+            assert "one is on its way" in decision.reasons

@@ -98,6 +98,27 @@ def test_the_same_look_twice_is_one_attempt():
     assert [look.version for look in ledger.attempts(looks, "change")] == [2, 3]
 
 
+@given(st.lists(st.sampled_from(["promoted", "rejected", "rolled_back", "waiting"]), max_size=12))
+def test_every_beginning_of_a_ledger_explains_who_was_champion_then(kinds):
+    """A promotion puts the old champion beside the new one; a rollback takes it back and leaves nothing beside it."""
+    entries, states = (), [(None, None)]  # champion and previous after each entry
+    for version, kind in enumerate(kinds, start=1):
+        champion, previous = states[-1]
+        if kind == "rolled_back" and previous is None:
+            continue
+        about = champion if kind == "rolled_back" else version
+        changed = {"promoted": (version, champion), "rolled_back": (previous, None)}.get(kind, (champion, previous))
+        if kind in ("promoted", "rolled_back"):
+            entries, states = write(*entries, entry("intent", about)), [*states, (champion, previous)]
+        entries, states = write(*entries, entry(kind, about)), [*states, changed]
+    for cut, (champion, previous) in enumerate(states):
+        then = entries[:cut]
+        aliases = ledger.aliases(then)
+        assert (ledger.champion(then), ledger.previous(then)) == (champion, previous)
+        assert (aliases.get("champion"), aliases.get("previous")) == (champion, previous)
+        assert champion is None or champion != previous
+
+
 @given(st.lists(st.sampled_from(["promoted", "abandoned", "rejected", "undecided"]), max_size=12))
 def test_champion_and_previous_are_the_last_two_promoted(kinds):
     drafts, promoted = [], []

@@ -13,7 +13,7 @@ from tasks.core.errors import SourceError
 from tasks.core.records import BatchRef, PublishedBatch, ValidatedBatch
 from tasks.home import open_lake
 from tasks.ingestion import _may_pass, publish_batch, stage_table
-from tasks.stores.sources import UnreachableError
+from tasks.stores.source_files import UnreachableError
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -106,6 +106,29 @@ def test_any_sequence_of_moments_ends_in_the_same_table(
         monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path_factory.mktemp("home")))
         tables.append([ingest(table, moment) for moment in moments][-1].table)
     assert tables[0].rows == tables[1].rows == len(READINGS)
+    assert tables[0].digest == tables[1].digest
+
+
+parts = st.lists(st.lists(st.integers(0, 59), min_size=1, max_size=40), min_size=1, max_size=3)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(parts=parts, seed=st.randoms(use_true_random=False))
+def test_the_same_rows_in_any_order_overlap_and_split_end_in_the_same_table(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, parts: Any, seed: Any
+) -> None:
+    """The source shows one part after the other, in disorder and with rows twice; what was shown before comes again."""
+    everything = sorted({number for part in parts for number in part})
+    tables = []
+    for shown in ([everything], [[*part, *part[:3]] for part in parts]):
+        monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path_factory.mktemp("home")))
+        source = tmp_path / "parts.csv"
+        for numbers in shown:
+            seed.shuffle(numbers)
+            write_readings(source, [READINGS[number] for number in numbers])
+            published = ingest(section(source, lookback="1000h"), 110)
+        tables.append(published.table)
+    assert tables[0].rows == tables[1].rows == len(everything)
     assert tables[0].digest == tables[1].digest
 
 

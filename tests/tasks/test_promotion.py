@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -224,6 +225,36 @@ def test_a_killed_promotion_is_ended_by_the_next_start(home, processes, fitted_m
     champion = promotion.current_champion.fn(PROJECT)
     served = promotion.open_registry(PROJECT).load(champion)
     np.testing.assert_allclose(served.predict(fitted_model.rows), fitted_model.expected, atol=1e-6)
+
+
+def promote_at(home, version, decision, moment):
+    """In a process of its own, at a moment of the machine's clock."""
+    os.environ["PERENNIAL_HOME"] = home
+    registry = promotion.open_registry(PROJECT)
+    registry.aliases()  # what takes long is done before
+    time.sleep(max(0.0, moment - time.time()))
+    try:
+        promotion.record_outcome(PROJECT, draft("intent", version, decision), judged_against=1)
+    except PromotionError as error:
+        Path(home, decision).write_text(str(error))
+
+
+def test_of_two_processes_that_promote_at_once_one_is_refused(home, processes):
+    moment = time.time() + 3
+    both = [
+        processes.Process(target=promote_at, args=(str(home), version, decision, moment))
+        for version, decision in ((2, "two"), (3, "three"))
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    (refused,) = [home / decision for decision in ("two", "three") if (home / decision).exists()]
+    assert "changed while the challenger was being judged" in refused.read_text()
+    won = 3 if refused.name == "two" else 2
+    assert kinds()[2:] == [("intent", won), ("promoted", won)]
+    assert aliases() == history.aliases(entries()) == {"champion": won, "previous": 1}
 
 
 def test_an_intent_whose_version_is_gone_is_abandoned(home):
