@@ -24,7 +24,10 @@ def parse_duration(value: object) -> timedelta:
     parts = re.findall(r"(\d+)([smhd])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{value!r} is not a duration; write it like 36h, 14d, 30m or 1d12h")
-    return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+    try:
+        return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+    except OverflowError:
+        raise ValueError(f"{value!r:.40} is longer than a duration can be") from None
 
 
 def format_duration(value: timedelta) -> str:
@@ -377,7 +380,8 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     path = find_recipe(name)
     try:
         data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # A date that is none is a ValueError; brackets without an end take all of Python's stack.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise RecipeError(f"{path} cannot be read", got=error, expected="a YAML file in UTF-8") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{path} is not a recipe", got=type(data).__name__, expected="a mapping of keys")

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     online_store: str | None = Field(default=None, description="Feast's online store: a JSON object; default SQLite")
     expectations: Path | None = Field(default=None, description="the folder of suites; default: the repository's")
     memory_limit: str = Field(default="4GB", description="DuckDB's memory; beyond it queries spill to disk")
+    source_roots: str = Field(
+        default="", description="folders and URIs that source files may come from, with | between them; none: anywhere"
+    )
     threads: int = Field(default=0, description="threads of a query; 0 is one for each core")
     feature_repo: Path = Field(
         default=Path(__file__).parents[1] / "feature_repo",
@@ -61,6 +64,10 @@ class Settings(BaseSettings):
 
     def lake(self, project: str) -> str:
         return f"{self.lake_uri or self.root / 'lake'}/{project}"
+
+    @property
+    def source_folders(self) -> list[str]:
+        return [root for root in self.source_roots.split("|") if root]
 
     @property
     def expectations_folder(self) -> Path:

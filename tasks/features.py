@@ -160,9 +160,12 @@ class Builder:
         start = self._start(build, last)
         if start >= build.end:
             return self.lake.latest(name)
+        from tasks.stores.confined import confine
+
         with self.lake.session() as connection:
             scans = {table: self.lake.scan(table, ref.version) for table, ref in sources.items()}
             show_known(connection, scans, build.end)
+            confine(connection, folders=[ref.uri for ref in sources.values()])
             asked = self.asked.get(name)
             self.written_rows += _run(connection, path, sql, start, build.end, asked)
             if start == BEGINNING:

@@ -11,6 +11,7 @@ from configs.recipe import TableSection
 from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import PerennialError, SourceError
+from tasks.core.expressions import refuse_statements
 from tasks.core.records import BatchRef, PublishedBatch, ValidatedBatch, Window, digest
 from tasks.home import open_lake
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def _may_pass(task: object, run: object, state: object) -> bool:
     """Whether trying again may help: not where the error says what to mend."""
-    from tasks.stores.sources import UnreachableError
+    from tasks.stores.source_files import UnreachableError
 
     error = getattr(state, "data", None)
     return isinstance(error, UnreachableError) or not isinstance(error, PerennialError)
@@ -87,15 +88,22 @@ def _stage(
     """Stream the table's SELECT over its sources into `folder/rows.parquet`; returns the number of rows."""
     import duckdb
 
+    from tasks.stores.confined import confine
     from tasks.stores.sources import register_source
 
+    refuse_statements(_sql_parts(name, table))
     unpacked, staged, unfinished = folder / "source", folder / "rows.parquet", folder / ".rows.parquet"
     query = select_rows(table)
     moments = {"start": window.start, "end": window.end, "as_of": as_of}
     asked = {moment: value for moment, value in moments.items() if f"${moment}" in query}
+    bounds = {"start": window.start, "end": window.end, "roots": load_settings().source_folders}
     try:
-        for relation, source in {"source": table.source, **table.lookups}.items():
-            register_source(connection, relation, source, start=window.start, end=window.end, scratch=unpacked)
+        files = [
+            file
+            for relation, source in {"source": table.source, **table.lookups}.items()
+            for file in register_source(connection, relation, source, scratch=unpacked, **bounds)
+        ]
+        confine(connection, files=files, folders=[str(folder)])
         try:
             counted = connection.execute(f"copy ({query}) to '{_quoted(unfinished)}' (format parquet)", asked)
             rows = int(counted.fetchall()[0][0])
@@ -126,6 +134,14 @@ select * from (
 order by event_timestamp"""
 
 
+def _sql_parts(name: str, table: TableSection) -> dict[str, str]:
+    """Everything in the section that becomes a part of its SELECT, by its place in the recipe."""
+    parts = {f"tables.{name}.columns.{column}": text for column, text in table.columns.items()}
+    times = {"event_timestamp": table.event_timestamp, "created_timestamp": table.created_timestamp}
+    parts |= {f"tables.{name}.{part}": text for part, text in (times | {"where": table.where}).items()}
+    return parts | {f"tables.{name}.relation": f"from {table.relation}"}
+
+
 def _expressions(table: TableSection) -> dict[str, str]:
     times = {"event_timestamp": table.event_timestamp, "created_timestamp": table.created_timestamp}
     return {**table.columns, **{name: f"({expression})::timestamptz" for name, expression in times.items()}}
@@ -135,7 +151,7 @@ def _explain(connection: "duckdb.DuckDBPyConnection", name: str, table: TableSec
     """Say in the recipe's words what DuckDB found."""
     import duckdb
 
-    from tasks.stores.sources import describe, explain
+    from tasks.stores.source_files import describe, explain
 
     said, fix = explain(error), f"correct tables.{name} in the recipe, or the source"
     try:
@@ -156,7 +172,7 @@ def _culprit(connection: "duckdb.DuckDBPyConnection", table: TableSection) -> tu
     """The expression that fails by itself, and what DuckDB says of it."""
     import duckdb
 
-    from tasks.stores.sources import explain
+    from tasks.stores.source_files import explain
 
     parts = {f"column {name!r} = {text}": text for name, text in _expressions(table).items()}
     for part, text in ({f"where = {table.where}": table.where} | parts).items():

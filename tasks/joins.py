@@ -138,8 +138,11 @@ def join_features(
     """
     import duckdb
 
+    from tasks.stores.confined import confine
+
     versions = {name: table.version for name, table in tables.items()}
     with store.historical(entities, services, versions=versions).open(known_times=True) as (connection, query):
+        confine(connection, folders=[table.uri for table in tables.values()])
         connection.execute(f"create temp table {JOINED} as {query}")
         expected, found = (
             connection.sql(f"select count(*) from {rows}").fetchall()[0][0] for rows in (f"({entities})", JOINED)

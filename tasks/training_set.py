@@ -15,6 +15,7 @@ from tasks.core import model_rows
 from tasks.core.arrow_files import appearing, map_rows, write_rows
 from tasks.core.audit import AuditReport, LabelDelays, audit_training_set, refuse_leaks
 from tasks.core.errors import RecipeError
+from tasks.core.expressions import refuse_statements
 from tasks.core.model_rows import LabelPlan, RowPlan
 from tasks.core.records import Inputs, RowRange, TableRef, TrainingSetRef, Window, digest
 from tasks.core.splits import ALL, PARTS, split_rows, split_windows
@@ -101,6 +102,7 @@ def _build(request: _Request, folder: Path) -> TrainingSetRef:
     plans, label, windows = request.plans, joins.label_plan(request.label), _windows(request)
     for plan in plans:
         model_rows.check_names(plan)
+    refuse_statements({"label.expression": label.expression})
     model_rows.check_agreement(plans)
     store = home.open_feature_store(request.project)
     read = joins.feature_tables(store, request.services, request.tables) | {plans[0].table, label.table}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from tasks.core.errors import RecipeError
+from tasks.core.expressions import refuse_statements
 from tasks.core.records import Inputs, Record, Window
 
 TIME, LABEL = "prediction_time", "label"
@@ -53,7 +54,11 @@ def literal(moment: datetime) -> str:
 
 
 def check_names(plan: RowPlan) -> None:
-    """Raises: RecipeError: a name that is taken, or a key column that would not be itself any more."""
+    """Raises: RecipeError: a name that is taken, a key column that would not be itself any more, or an expression that
+    is more than one."""
+    parts = {f"features.entity_rows.columns.{name}": text for name, text in plan.columns.items()}
+    parts |= {f"features.derived.{name}": text for name, text in plan.derived.items()}
+    refuse_statements(parts | {"features.entity_rows.prediction_time": plan.prediction_time})
     for name in (*plan.table_columns, *plan.columns, *plan.derived):
         if name in (TIME, LABEL, EVENT, CREATED):
             raise RecipeError(

