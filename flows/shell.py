@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -25,8 +26,10 @@ from prefect import Flow
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from configs.settings import load_settings
 from tasks.core.errors import PerennialError
 from tasks.home import preload
+from tasks.leftovers import note_server
 
 STOPPED = threading.Event()
 
@@ -81,8 +84,16 @@ def start_up() -> None:
 def _start_server() -> None:
     from prefect.server.api.server import SubprocessASGIServer
 
+    class NotedServer(SubprocessASGIServer):
+        """One that the next run ends, if this one is killed."""
+
+        def _run_uvicorn_command(self) -> "subprocess.Popen[Any]":
+            process = super()._run_uvicorn_command()
+            note_server(load_settings().root, process.pid)
+            return process
+
     with suppress(Exception):  # the flow tries again by itself, and tells why
-        SubprocessASGIServer().start()
+        NotedServer().start()
 
 
 def leave(code: int) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import Any
 
 from configs.recipe import Recipe, TableSection, load_recipe
 from configs.settings import load_settings
+from tasks import leftovers
 from tasks.clock import present
 from tasks.core.errors import RecipeError
 from tasks.core.records import digest
@@ -60,6 +61,7 @@ def open_run(
     Raises:
         RecipeError: an unreadable recipe, or a moment before the recipe's first day.
     """
+    leftovers.begin(load_settings().root)
     loaded = load_recipe(recipe, overrides)
     moment = to_utc(as_of or present(loaded))
     if moment.date() <= loaded.start:

@@ -13,6 +13,7 @@ from tasks.core.arrow_files import appearing
 from tasks.core.errors import FeatureError, ModelError
 from tasks.core.predictions import log_key, log_lines
 from tasks.core.records import Contender, Inputs, ModelRef, PredictionsRef, TableRef, Window, digest
+from tasks.leftovers import discard, unfinished_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,14 +41,13 @@ def score_window(
         raise FeatureError(
             "a window that is not over cannot be scored", got=window.end, expected=f"an end until as_of {as_of}"
         )
-    staged = (
-        load_settings().folder("staging", project) / PREDICTIONS / f"{digest([model, window, as_of, tables])}.parquet"
-    )
-    with step("score", f"{project} v{model.version}") as line:
+    folder = load_settings().folder("staging", project) / PREDICTIONS / digest([model, window, as_of, tables])
+    with step("score", f"{project} v{model.version}") as line, unfinished_folder(folder):
+        staged = folder / "rows.parquet"
         key, rows = _predict(project, model, window, as_of, tables, staged, line)
         properties = {"model_version": str(model.version), "window_end": window.end.isoformat()}
         table, inserted = home.open_lake(project).insert(PREDICTIONS, str(staged), key=key, properties=properties)
-        staged.unlink()  # what is in the log needs no staging
+        discard(folder)  # what is in the log needs no staging
         line.note(f"{rows:,} rows")
         line.note(f"{inserted:,} new predictions")
     return PredictionsRef(table=table, window=window, rows=rows, inserted_rows=inserted, model=model)

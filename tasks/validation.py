@@ -14,6 +14,7 @@ from tasks.core.errors import ValidationError
 from tasks.core.records import BatchRef, Finding, ValidatedBatch
 from tasks.events import announce_refusal
 from tasks.home import open_lake
+from tasks.leftovers import keep
 from tasks.stores.suites import (
     Judged,
     RowRule,
@@ -134,6 +135,7 @@ def _too_many(judged: Judged, table: TableSection) -> list[str]:
 def refuse(batch: BatchRef, reasons: Sequence[str], docs: Path) -> None:
     """Raises ValidationError, where there is a reason to."""
     if reasons:
+        keep(Path(batch.uri).parent)
         announce_refusal(batch, reasons)
         raise ValidationError(
             f"batch of table {batch.table!r} may not be published", got="\n            ".join(reasons),

@@ -14,6 +14,7 @@ from tasks.core.batches import TrainingBatches
 from tasks.core.errors import FitError
 from tasks.core.fit_output import append_metrics, keep_metrics
 from tasks.core.lit_module import LitModule
+from tasks.core.owners import unfinished
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -25,7 +26,7 @@ class AtomicCheckpointIO(CheckpointIO):
         # Through memory, because torch's own writer turns a full disk into an error without a reason.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = unfinished(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:

@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from tasks.core.owners import unfinished
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -89,7 +91,7 @@ def digest(value: Any) -> str:
 def write_text_atomically(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: never a half-written file under `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = unfinished(path)
     with temporary.open("w") as file:
         file.write(text)
         file.flush()

@@ -1,7 +1,6 @@
 """Scores on disk, as Arrow: what was predicted for each judged row, and the baseline's scores to be used again."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.core.metrics import Floats
+from tasks.core.owners import unfinished
 from tasks.core.scorecards import ScoredModel
 
 
@@ -44,7 +44,7 @@ def score_column(scores: Floats) -> pa.Array:
 def write_arrow(path: Path, table: pa.Table) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = unfinished(path)
     with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
     temporary.replace(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tasks.core.errors import PerennialError
+from tasks.core.owners import unfinished
 from tasks.core.records import Claim, Done, OutboxEntry, Record, Wanted
 
 R = TypeVar("R", bound=Record)
@@ -21,7 +22,7 @@ R = TypeVar("R", bound=Record)
 def put_if_absent(path: Path, record: Record) -> bool:
     """Write the record unless something is there; whether it was written. Of many at once, one succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    temporary = unfinished(path.with_name(f"{path.name}.{time.monotonic_ns()}"))
     temporary.write_text(record.to_json() + "\n")
     _flush(temporary)
     try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import ModelError
+from tasks.core.owners import MEMORY, unfinished
 from tasks.core.records import ModelRef
 from tasks.stores.serving import check_as_served, load_registered_folder, save_served_model
 
@@ -303,15 +304,29 @@ def create_database(tracking_uri: str, artifacts_uri: str) -> None:
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
         # The migrations wait a hundred times for the disk (1 to 5 s); in memory there is nothing to wait for (0.7 s).
-        memory = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as scratch:
-            made = Path(scratch) / path.name
+        with _memory_folder() as scratch:
+            made = scratch / path.name
             with warnings.catch_warnings():
                 # It sets up every mapped class of the process, Prefect's too, which SQLAlchemy 2.1 warns of.
                 warnings.filterwarnings("ignore", category=DeprecationWarning)
                 SqlAlchemyStore(f"sqlite:///{made}", artifacts_uri).engine.dispose()
             temporary = Path(shutil.copy(made, path.with_name(f".{path.name}.new")))
         temporary.replace(path)
+
+
+@contextmanager
+def _memory_folder() -> Iterator[Path]:
+    """A temporary folder in memory; on disk where there is none."""
+    if not MEMORY.parent.is_dir():
+        with tempfile.TemporaryDirectory() as on_disk:
+            yield Path(on_disk)
+        return
+    folder = unfinished(MEMORY)
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextmanager

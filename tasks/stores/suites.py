@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tasks.core.errors import ValidationError
+from tasks.core.owners import unfinished
 from tasks.core.records import Finding, write_text_atomically
 from tasks.stores.suite_sql import ROW_FORMS, literal, show
 
@@ -361,9 +362,9 @@ def write_quarantine(connection: "duckdb.DuckDBPyConnection", path: Path, judged
 
 def _write(connection: "duckdb.DuckDBPyConnection", query: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}")
-    connection.execute(f"copy ({query}) to {literal(str(unfinished))} (format parquet)")
-    unfinished.replace(path)
+    temporary = unfinished(path)
+    connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
+    temporary.replace(path)
 
 
 def describe(expectation: Expectation) -> str:

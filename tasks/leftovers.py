@@ -1,0 +1,105 @@
+"""What killed runs left behind: a run that starts clears it away, and has its own temporary folder in the home.
+
+Whatever a process has not finished bears its name (`core.owners`), so that nothing of a living one is touched.
+"""
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tasks.account import in_run
+from tasks.core.owners import MEMORY, UNFINISHED, is_left, unfinished
+
+# Where other writers have ways of their own, or another home lies.
+NOT_OURS = {"lake", "mlartifacts", "feast", "prefect", "logs", "services", "replays"}
+SERVER = "server"  # a note of this name says what server a process has started
+
+
+def begin(root: Path) -> None:
+    """Clear away what the dead left; give this process, and what it starts, a temporary folder of its own.
+
+    Libraries put models and pages into temporary folders, and a kill would leave those in the machine's own for good.
+    """
+    own = unfinished(root / "scratch" / "run")
+    if not in_run() or tempfile.gettempdir() == str(own):
+        return
+    clear_away(root)
+    own.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(own)
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+
+
+def clear_away(root: Path) -> list[Path]:
+    """Remove everything unfinished whose maker is dead; what it was."""
+    folders = [folder for folder in root.iterdir() if folder.name not in NOT_OURS] if root.is_dir() else []
+    made = [path for folder in folders for path in _unfinished(folder)]
+    found = [path for path in (*made, *MEMORY.parent.glob(f".{MEMORY.name}~*~*")) if is_left(path)]
+    for path in found:
+        if path.name.startswith(f".{SERVER}~"):
+            _end_server(path)
+        _remove(path)
+        name = path.name[1:].rsplit("~", 2)[0]
+        # What it marked, see `unfinished_folder`, unless a living process is at the same.
+        if path.with_name(name).is_dir() and not list(path.parent.glob(f".{name}~*")):
+            _remove(path.with_name(name))
+    return found
+
+
+def _unfinished(folder: Path) -> Iterator[Path]:
+    # Not `rglob`, which fails where another run removes a folder meanwhile.
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files) if UNFINISHED.fullmatch(name))
+
+
+def note_server(root: Path, process: int) -> None:
+    """Keep in mind a server that this process has started and ends itself, unless it is killed."""
+    import psutil
+
+    path = unfinished(root / "scratch" / SERVER)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"pid": process, "started": psutil.Process(process).create_time()}))
+    atexit.register(path.unlink, missing_ok=True)
+
+
+def _end_server(path: Path) -> None:
+    import psutil
+
+    with suppress(psutil.NoSuchProcess, ValueError, FileNotFoundError):
+        said = json.loads(path.read_text())
+        server = psutil.Process(said["pid"])
+        if server.create_time() == said["started"]:
+            server.terminate()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def unfinished_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder that is this process's until it is discarded or kept. After an error in here it is gone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished(folder).touch()
+    try:
+        yield folder
+    except BaseException:
+        discard(folder)
+        raise
+
+
+def discard(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    keep(folder)
+
+
+def keep(folder: Path) -> None:
+    """For whoever wants to look into it: no start clears it away."""
+    unfinished(folder).unlink(missing_ok=True)
