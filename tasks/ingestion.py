@@ -14,6 +14,7 @@ from tasks.core.errors import PerennialError, SourceError
 from tasks.core.expressions import refuse_statements
 from tasks.core.records import BatchRef, PublishedBatch, ValidatedBatch, Window, digest
 from tasks.home import open_lake
+from tasks.leftovers import discard, unfinished_folder
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,8 +42,7 @@ def stage_table(project: str, name: str, table: TableSection, start: datetime, a
         window = ingest_window(lake, name, table, start, as_of)
         batch_id = digest([project, name, table.model_dump(mode="json"), window, as_of])
         folder = load_settings().folder("staging", project) / name / batch_id
-        folder.mkdir(parents=True, exist_ok=True)
-        with lake.session() as connection:
+        with unfinished_folder(folder), lake.session() as connection:
             rows = _stage(connection, name, table, window, as_of, folder)
         line.note(f"{rows:,} rows read")
     uri = str(folder / "rows.parquet")
@@ -58,7 +58,7 @@ def publish_batch(validated: ValidatedBatch, table: TableSection) -> PublishedBa
         ref, inserted = open_lake(batch.project).insert(
             batch.table, validated.uri, key=table.key, properties=properties
         )
-        shutil.rmtree(Path(batch.uri).parent, ignore_errors=True)
+        discard(Path(batch.uri).parent)
         line.note(f"{inserted:,} new rows")
         line.note(f"{ref.rows:,} in version {ref.version}")
     return PublishedBatch(table=ref, inserted_rows=inserted, quarantined_rows=validated.quarantined_rows)

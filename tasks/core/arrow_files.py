@@ -8,20 +8,21 @@ from pathlib import Path
 import pyarrow as pa
 
 from tasks.core.content import ContentDigest
+from tasks.core.owners import unfinished
 
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """A path to write to; what is there at the end appears under `path`, unless there was an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = unfinished(path)
     try:
-        yield unfinished
-        with unfinished.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_rows(batches: pa.RecordBatchReader, path: Path) -> tuple[int, str]:
