@@ -255,12 +255,14 @@ class ReplayClock(Section):
 
 
 class ProbeSection(Section):
-    """Cheap trees on recent matured rows, tested on the newest: would a retrain help? Asked when quality is low."""
+    """Would a retrain help? Cheap trees, fitted on what was known when the champion was made, and again on what is
+    known now, are tested on the newest matured rows: by what the later are ahead, newer rows are worth."""
 
-    fit: Duration = timedelta(days=90)
+    fit: Duration = timedelta(days=180)  # how far back the rows of each reach
     test: Duration = timedelta(days=14)
     max_rows: int = Field(default=50_000, ge=100)  # to fit on, evenly chosen
     iterations: int = Field(default=100, ge=1)
+    level: float = Field(default=0.2, gt=0, le=0.5)  # one-sided, that the lead is more than gate.margin
 
 
 class MonitorSection(Section):
@@ -273,7 +275,7 @@ class MonitorSection(Section):
     max_unpredicted_fraction: float = Field(default=0.05, ge=0, lt=1)  # of the window's rows
     quality_window: Duration = timedelta(days=28)  # of matured rows, trailing
     tolerance: float = Field(default=0.0, ge=0)  # below the promise, in the primary metric's units
-    # One-sided, of one window's loss. A loss alone changes nothing: the probe has to be shown better, at 97.5%.
+    # One-sided, of one window's loss. A loss alone changes nothing: the probe has to show that a retrain would help.
     loss_level: float = Field(default=0.2, gt=0, le=0.5)
     effect_after: Duration = timedelta(days=28)  # of matured rows after a promotion: then it is told whether it helped
     probe: ProbeSection = ProbeSection()
@@ -282,7 +284,7 @@ class MonitorSection(Section):
 class GovernSection(Section):
     """When to retrain. Every span is counted in `as_of` time."""
 
-    lost_windows: int = Field(default=2, ge=1)  # this many of the last `of_windows` lost quality, the latest among them
+    lost_windows: int = Field(default=2, ge=1)  # a loss in so many of the last `of_windows`, the latest too: an alert
     of_windows: int = Field(default=3, ge=1)
     # After a retrain, whatever came of it; by default and at least split.holdout + split.embargo.
     cooldown: Duration | None = None

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.baselines import Scores
+from tasks.baselines import Scores, fit_and_score, thinned
 from tasks.core.records import FitResult, RowRange, TrainingSetRef, digest
 from tasks.evaluation import trace_procedure
 from tasks.resume import once
@@ -85,3 +85,21 @@ class Fits:
             write_scores(path, found, model.classes if found.ndim == 2 else ())
         self._kept[fit.weights_sha256, start, stop] = read_scores(path)
         return self._kept[fit.weights_sha256, start, stop]
+
+    def trees(self, fit: RowRange, part: RowRange) -> Scores:
+        """Scores of `part` by a probe's trees, which are fitted once for a range and score all rows after it."""
+        from tasks.core.score_files import read_scores, write_scores
+
+        probe, whole = self.run.recipe.monitor.probe, self.whole
+        name = digest([self.content(fit), whole.inputs, probe, fit.stop, len(self.rows)])
+        path = self.folder / "trees" / f"{name}.arrow"
+        if not path.exists():
+            self.tell(f"probe: trees on the rows until {fit.window.end:%Y-%m-%d}")
+            rows = thinned(self.rows.slice(fit.start, fit.stop - fit.start), probe.max_rows)
+            later = self.rows.slice(fit.stop)
+            found, classes = fit_and_score(
+                path.with_suffix(""), rows, later, whole.inputs, whole.label_kind, probe.iterations
+            )
+            write_scores(path, found, classes)
+        found, classes = read_scores(path)
+        return found[part.start - fit.stop : part.stop - fit.stop], classes

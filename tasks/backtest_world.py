@@ -22,12 +22,12 @@ from configs.settings import load_settings
 from tasks import joins
 from tasks.account import step
 from tasks.backtest_fits import Fits
-from tasks.baselines import Scores, baseline_scores
+from tasks.baselines import Scores
 from tasks.core.records import FitResult, RowRange, TableRef, TrainingSetRef, Verdict, Window, digest
 from tasks.core.splits import row_range, split_rows, split_windows
 from tasks.evaluation import score_models
 from tasks.matured import matured_rows
-from tasks.probing import Probed, probe_rows, probe_windows
+from tasks.probing import Probed, judge_probe, probe_windows
 from tasks.resume import once
 from tasks.run import Run
 from tasks.table_health import judge_tables
@@ -171,7 +171,7 @@ class ReplayedWorld:
         ]  # fmt: skip
         quality, matured_labels = self._quality(champion, window)
         started = time.monotonic()
-        is_asked = is_probed and quality.is_lost and not faults
+        is_asked = is_probed and not faults
         probed = self._probe(champion, window) if is_asked else Probed(None, ())
         seconds = time.monotonic() - started if is_asked else 0.0
         furthest = max(moved, key=lambda one: one.statistics["psi"])
@@ -247,35 +247,17 @@ class ReplayedWorld:
         return ScoredModel(champion.name, plain(rows), scores)
 
     def _probe(self, champion: "Incumbent", window: Window) -> Probed:
-        """As `tasks.probing` does: trees on recent matured rows against the champion, on the newest."""
+        """As `tasks.probing` does."""
         from tasks.stores.serving import load_model_folder
 
         sections, maturity = self.run.recipe, self.own.label.maturity
         windows = probe_windows(sections.monitor, maturity, champion.made_at, window.start, window.end)
-        rows = self._rows_of(Window(start=windows[0].start, end=windows[1].end))
+        test = row_range(self.times, windows.test)
         with step("probe", f"as of {window.end:%Y-%m-%d}") as line:
-            return probe_rows(
-                self.run.project, load_model_folder(champion.fit.model), rows, self.own, sections.monitor,
-                sections.gate, self._handicap(champion), windows, line,
+            return judge_probe(
+                load_model_folder(champion.fit.model), self._rows_of(windows.whole), self.own, sections.monitor,
+                sections.gate, windows, lambda fitted: self.fits.trees(row_range(self.times, fitted), test), line,
             )  # fmt: skip
-
-    def _handicap(self, champion: "Incumbent") -> float:
-        """By how much trees were better than the judged model on the rows that it was judged on, or 0."""
-        from tasks.core.gate_rows import read_rows
-
-        recipe, at = self.run.recipe, self.training_set(champion.made_at)
-        holdout = read_rows(at, "holdout")
-        judged = row_range(self.times, Window(start=champion.judged_from, end=at.splits["holdout"].window.end))
-        first = judged.start - at.splits["holdout"].start
-        trees, known = baseline_scores(self.run.project, at, recipe.baseline, holdout)["baseline"]
-        raw = {
-            "challenger": self.fits.scores(champion.judged, judged.start, judged.stop),
-            "baseline": (trees[first:], known),
-        }
-        models = score_models(recipe.gate, at, holdout.slice(first), judged.window, raw, [])
-        metric = models["baseline"].rows.metric(recipe.gate.primary)
-        values = [models[name].interval(metric.name).value for name in ("baseline", "challenger")]
-        return max(0.0, metric.sign * (values[0] - values[1]))
 
     def _rows_of(self, window: Window) -> "pa.Table":
         part = row_range(self.times, window)

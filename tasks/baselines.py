@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from configs.recipe import BaselineSection
 from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import FitError
-from tasks.core.records import TrainingSetRef, digest
+from tasks.core.records import Inputs, RowRange, TrainingSetRef, Window, digest
 from tasks.core.threads import SHORT_SPINS
 
 if TYPE_CHECKING:
@@ -98,3 +99,34 @@ def fit_trees(spec: "BaselineSpec") -> None:
             expected="scores of gradient-boosted trees on the fit rows",
             fix=f"run `python -m tasks.core.baseline {page}`",
         )
+
+
+def thinned(rows: "pa.Table", most: int) -> "pa.Table":
+    """Every second row, or third, and so on: evenly in time."""
+    import numpy as np
+
+    return rows.take(np.arange(0, rows.num_rows, max(1, -(-rows.num_rows // most))))
+
+
+def fit_and_score(
+    folder: Path, fit: "pa.Table", test: "pa.Table", inputs: Inputs, kind: str, iterations: int
+) -> Scores:
+    """Scores of trees on `test`, and their classes; fitted by a child process under `folder`, which is removed."""
+    import pyarrow as pa
+
+    from tasks.core.baseline import BaselineSpec
+    from tasks.core.score_files import read_scores, write_arrow
+
+    rows, output = folder / "rows.arrow", folder / "scores.arrow"
+    write_arrow(rows, pa.concat_tables([fit, test]))
+    span = Window(start=fit["prediction_time"][0].as_py(), end=test["prediction_time"][-1].as_py())
+    fit_trees(
+        BaselineSpec(
+            training_set=str(rows), inputs=inputs, label_kind=kind, iterations=iterations, output=str(output),
+            fit_rows=RowRange(start=0, stop=fit.num_rows, window=span),
+            score_rows=RowRange(start=fit.num_rows, stop=fit.num_rows + test.num_rows, window=span),
+        )
+    )  # fmt: skip
+    found = read_scores(output)
+    shutil.rmtree(folder)
+    return found

@@ -15,6 +15,7 @@ from tasks.core.errors import PerennialError
 from tasks.core.records import Contender, Inputs, ModelRef, TableRef, Window
 from tasks.evaluation import registered_contender
 from tasks.probing import Probed, run_probe
+from tasks.promotion import feature_files
 from tasks.references import champion_reference
 from tasks.refusals import open_refusals
 from tasks.run import Run
@@ -133,6 +134,7 @@ def _observe(subject: _Subject, previous: Contender | None, line: Step) -> "Moni
     whole = [report.quantiles for report in subject.before if report.is_whole]
     refused = {refusal.table: refusal.told for refusal in open_refusals(run.project, run.as_of)}
     faults = [
+        *observation.definition_faults(subject.reference.feature_files, feature_files(run.project)),
         *refused.values(),
         # That a table which is refused has no new rows needs no saying.
         *(fault for table in tables if table.table not in refused for fault in table.faults),
@@ -144,7 +146,7 @@ def _observe(subject: _Subject, previous: Contender | None, line: Step) -> "Moni
     ]  # fmt: skip
     line.progress("quality")
     quality, matured_labels = _quality(subject)
-    probed = _probe(subject) if quality is not None and quality.is_lost and not faults else Probed(None, ())
+    probed = _probe(subject) if quality is not None and not faults else Probed(None, ())
     shown = [drift.column for drift in observation.by_drift(columns)][:MAX_SHAPES]
     counts = {**inputs.counts, **predicted.counts}
     line.note(f"{inputs.rows:,} rows")
@@ -268,9 +270,8 @@ def _scored(subject: _Subject, window: Window):
 def _probe(subject: _Subject) -> Probed:
     run = subject.run
     return run_probe(
-        run.project, subject.model, subject.own, run.recipe.monitor, run.recipe.gate,
-        subject.reference.handicap.get(run.recipe.gate.primary, 0.0), subject.made_at, subject.window.start, run.as_of,
-        subject.tables,
+        run.project, subject.model, subject.own, run.recipe.monitor, run.recipe.gate, subject.made_at,
+        subject.window.start, run.as_of, subject.tables,
     )  # fmt: skip
 
 

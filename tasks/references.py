@@ -33,7 +33,7 @@ def champion_reference(project: str, model: ModelRef) -> "Reference":
     registry = open_registry(project)
     try:
         return Reference.from_json(registry.read_text(model.run_id, REFERENCE))
-    except FileNotFoundError:
+    except (FileNotFoundError, KeyError):  # none yet, or one that another version of this code wrote
         pass
     with step("reference", f"{project} v{model.version}") as line:
         made = make_reference(registry, project, model)
@@ -58,17 +58,17 @@ def make_reference(registry: "Registry", project: str, model: ModelRef) -> "Refe
     # What is served says what its scores are like; a refit has seen these rows, so what they are worth says the judged.
     served = load_model_folder(lineage.served.model)
     scores, honest = served.predict(holdout), load_model_folder(lineage.judged.model).predict(holdout)
-    promise, handicap = _promise(evaluation, made_of.label_kind)
+    promise = next(card.metrics for card in evaluation.scorecards if card.model == "challenger")
     is_binary = made_of.label_kind == "binary"
     return Reference(
         version=model.version,
         as_of=lineage.as_of,
+        feature_files=pinned_files(lineage),
         columns=build_columns(fitted, [*inputs.numeric, *inputs.categorical]),
         prediction=build_columns(prediction_rows(holdout["prediction_time"], scores, served.classes), [PREDICTION])[
             PREDICTION
         ],
-        promise=promise,
-        handicap=handicap,
+        promise=dict(promise),
         calibration=calibrate(encode_label(holdout["label"], "binary"), honest, scores) if is_binary else None,
     )
 
@@ -84,17 +84,10 @@ def prediction_rows(times: "pa.ChunkedArray", scores: "np.ndarray", classes: Seq
     return pa.table({"prediction_time": times, PREDICTION: pa.array(values)})
 
 
-def _promise(evaluation: Evaluation, kind: str) -> tuple[dict, dict]:
-    """What it showed in its verdict, and by how much trees were better there."""
-    from tasks.core.metrics import METRICS
-
-    cards = {card.model: card.metrics for card in evaluation.scorecards}
-    own, trees = cards["challenger"], cards.get("baseline", {})
-    lead = {
-        name: max(0.0, METRICS[kind][name].sign * (trees[name].value - own[name].value))
-        for name in own.keys() & trees.keys()
-    }
-    return dict(own), lead
+def pinned_files(lineage: "Lineage") -> dict[str, str]:
+    """Digests of the SQL of the feature tables that it reads, by file."""
+    read = {table.name for table in lineage.training_set.tables}
+    return {name: told for name, told in lineage.feature_files.items() if Path(name).stem in read}
 
 
 def _evaluation(project: str, lineage: "Lineage") -> Evaluation:

@@ -1,8 +1,8 @@
 """The governor: a pure function from what was seen to what should be done, with its reasons.
 
 Three things look alike from afar and call for opposite answers: broken data (never retrain on it), inputs that moved
-without harm (say so, wait), and quality that was lost and that a retrain can mend. A cheap probe, trees fitted on the
-newest matured rows, tells the last from a world in which nobody could predict, and from labels that are wrong.
+without harm (say so, wait), and a world from which a newer model would have learned. A cheap probe, the same trees on
+the rows of then and of now, tells the last from a world in which nobody could predict, and from labels that are wrong.
 """
 
 import itertools
@@ -22,7 +22,7 @@ MAX_NAMES = 5  # of drifted columns in a reason, the furthest first
 class Policy(Record):
     """When to retrain. Every span is counted in `as_of` time."""
 
-    lost_windows: int  # K: this many of the last N windows lost quality, the latest among them
+    lost_windows: int  # K: a loss in so many of the last N windows, the latest among them, is worth an alert
     of_windows: int  # N
     cooldown: timedelta  # after a retrain, whatever came of it
     min_new_labels: int  # matured since the last retrain
@@ -33,15 +33,16 @@ class Policy(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe(Record):
-    """Cheap trees on recent matured rows against the champion, both on the newest matured rows; higher is better.
+    """Cheap trees on the newest matured rows; higher is better.
 
     `no_skill` is the primary metric of a forecast that knows nothing, .5 for AUC.
     """
 
-    score: Interval
+    score: Interval  # of trees that were fitted on rows until now
     champion: Interval
-    gain: Interval  # probe minus champion, paired
+    gain: Interval  # of them over trees that were fitted on rows until the champion was made, paired
     no_skill: float
+    is_worth_it: bool = False  # the gain is shown to be above the gate's margin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +153,12 @@ def _wish(
 ) -> tuple[Cause | None, tuple[str, ...]]:
     """What asks for a retrain, strongest first; or None, and why nothing does."""
     recent = recent_windows(seen, done, policy)
-    if has_lost(recent, policy):
-        probe = recent[-1].probe
-        if probe is not None and probe.gain.low > 0:
-            return "quality", (
-                _loss(recent),
-                f"a probe on recent rows does better than the champion by {_span(probe.gain)}: a retrain can help",
-            )
+    probe = recent[-1].probe if recent else None
+    if probe is not None and probe.is_worth_it:
+        return "quality", (
+            *((_loss(recent),) if recent[-1].is_quality_lost else ()),
+            f"a probe that knows the rows since the champion was made is better by {_span(probe.gain)}",
+        )
     last = done[-1].as_of if done else None
     if policy.refresh_every is not None and last is not None and as_of - last >= policy.refresh_every:
         return "refresh", (
@@ -167,7 +167,7 @@ def _wish(
     if requested:
         return "event", ("an event from outside asks for a retrain",)
     if recent and recent[-1].is_quality_lost:
-        wanted = f"{policy.lost_windows} of {policy.of_windows} are needed for a retrain"
+        wanted = f"{policy.lost_windows} of {policy.of_windows} are needed for an alert"
         return None, (_loss(recent) + ("" if has_lost(recent, policy) else f": {wanted}"),)
     return None, ("nothing asks for a retrain",)
 
@@ -200,7 +200,7 @@ def _loss(recent: Sequence[Observation]) -> str:
 def _worries(seen: Sequence[Observation], policy: Policy) -> set[str]:
     """What a person should know of the latest window although nothing is to be done: what drifted, and LOSS."""
     latest = seen[-1]
-    is_helpless = latest.probe is None or latest.probe.gain.low <= 0
+    is_helpless = latest.probe is None or not latest.probe.is_worth_it
     return {
         *map(_source, latest.drifted),
         *([LOSS] if is_helpless and has_lost(seen[-policy.of_windows :], policy) else []),
@@ -213,7 +213,8 @@ def _notes(latest: Observation, worries: set[str], known: set[str]) -> tuple[str
     if LOSS in worries and latest.probe is None:
         notes.append("there are too few matured rows for a probe to tell whether a retrain would mend it")
     elif LOSS in worries and latest.probe is not None:
-        notes.append(f"a fresh probe is not shown to do better ({_span(latest.probe.gain)}): a retrain may not mend it")
+        found = _span(latest.probe.gain)
+        notes.append(f"newer rows are not shown to be worth enough to a probe ({found}): a retrain may not mend it")
     new = [name for name in latest.drifted if _source(name) not in known]
     if latest.drifted:
         before = len(latest.drifted) - len(new)

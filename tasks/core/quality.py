@@ -98,22 +98,29 @@ def compare(one: ScoredModel, other: ScoredModel, metric: str) -> Interval | Non
 
 
 def make_probe(
-    probe: ScoredModel, champion: ScoredModel, newest: tuple[ScoredModel, ScoredModel], metric: str, handicap: float
+    now: ScoredModel,
+    then: ScoredModel,
+    newest: tuple[ScoredModel, ScoredModel],
+    metric: str,
+    *,
+    margin: float,
+    level: float,
 ) -> Probe | None:
-    """`newest` are both on the newest rows alone, where a fault in the labels shows first.
+    """Trees on the rows of now and of then, over the test; `newest` are those of now and the champion on the newest
+    rows alone, where a fault in the labels shows first.
 
-    Trees may be the better kind of model whatever the data: by how much they were, on the rows of the verdict, is the
-    `handicap`, and is taken off their lead. What is left is what newer rows are worth.
+    The same learner stands on both sides, so that what is between them is what the rows between are worth, whichever
+    kind of model the champion is.
     """
-    gain = compare(probe, champion, metric)
-    found = [measure(model, metric) for model in newest]
-    if gain is None or found[0] is None or found[1] is None:
+    gain, found = difference(now, then, metric), [measure(model, metric) for model in newest]
+    if gain.estimate.clusters < MIN_CLUSTERS or found[0] is None or found[1] is None:
         return None
-    measured = probe.rows.metric(metric)
+    measured = now.rows.metric(metric)
     return Probe(
         score=_oriented(found[0], measured),
         champion=_oriented(found[1], measured),
-        gain=Interval(value=gain.value - handicap, low=gain.low - handicap, high=gain.high - handicap),
+        gain=gain.interval,
+        is_worth_it=bool(gain.estimate.lower(level) > margin),
         no_skill=measured.sign * no_skill(measured, newest[0].rows),
     )
 

@@ -57,8 +57,8 @@ class Reference(Record):
     columns: dict[str, ColumnReference]
     prediction: ColumnReference
     promise: dict[str, Interval]  # metric -> what it showed in the verdict that made it champion
-    handicap: dict[str, float] = field(default_factory=dict)  # metric -> by how much trees were better there, or 0
     calibration: Calibration | None = None  # of a binary model
+    feature_files: dict[str, str] = field(default_factory=dict)  # SQL of the tables it reads -> digest
 
 
 @dataclass(slots=True)

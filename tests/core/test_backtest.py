@@ -71,7 +71,7 @@ class MadeUpWorld:
         gain = 0.05 if lost and week_of(window.end) >= self.changed + 2 else 0.0
         probe = Probe(
             score=Interval(value=0.8, low=0.75, high=0.85), champion=Interval(value=0.7, low=0.65, high=0.75),
-            gain=Interval(value=gain, low=gain - 0.02, high=gain + 0.02), no_skill=0.5,
+            gain=Interval(value=gain, low=gain - 0.02, high=gain + 0.02), no_skill=0.5, is_worth_it=gain > 0.02,
         )  # fmt: skip
         observation = Observation(
             window=window, as_of=window.end, is_quality_lost=lost, matured_labels=1000,

@@ -51,21 +51,25 @@ def test_too_few_days_say_nothing():
     assert compare(model(on, 1.0), model(on, 2.0, 2), "auc") is None
 
 
-def test_the_probe_is_ahead_by_what_newer_rows_are_worth_without_its_handicap():
+def test_the_probe_is_ahead_by_what_newer_rows_are_worth_and_says_whether_that_is_more_than_the_margin():
     on = rows()
     better, worse = model(on, 1.0), model(on, 1.5, 2)
     gain = compare(better, worse, "auc")
-    probe = make_probe(better, worse, (better, worse), "auc", handicap=0.02)
-    assert probe.gain.value == pytest.approx(gain.value - 0.02)
-    assert probe.gain.low == pytest.approx(gain.low - 0.02)
+    probe = make_probe(better, worse, (better, worse), "auc", margin=gain.low, level=0.2)
+    assert probe.gain == gain
+    assert probe.is_worth_it
+    assert not make_probe(better, worse, (better, worse), "auc", margin=gain.value, level=0.2).is_worth_it
+    assert not make_probe(better, better, (better, worse), "auc", margin=0.0, level=0.2).is_worth_it
     assert probe.no_skill == 0.5
     assert probe.score.low > probe.champion.high
 
 
 def test_of_a_loss_the_probe_is_turned_so_that_higher_is_better():
     on = rows("regression")
-    probe = make_probe(model(on, 1.0), model(on, 1.5, 2), (model(on, 1.0), model(on, 1.5, 2)), "mae", handicap=0.0)
+    now, then = model(on, 1.0), model(on, 1.5, 2)
+    probe = make_probe(now, then, (now, then), "mae", margin=0.01, level=0.2)
     assert probe.gain.low > 0
+    assert probe.is_worth_it
     assert probe.score.value > probe.champion.value
     assert probe.score.value < 0
 
