@@ -28,7 +28,7 @@ fix: $(READY) ## Rewrite what can be rewritten
 bench: $(READY) ## Measure: the gate's error rates and speed, the main job's parts
 	@$(BIN)/python -m tests.benchmarks
 
-torture: $(READY) ## Nine months of flights week by week, planted faults, a backtest that is killed: half an hour
+torture: $(READY) ## Nine months of flights week by week, planted faults, a hundred kills: an hour
 	@$(BIN)/python -m pytest -s tests/torture
 
 up: $(READY) ## Start Prefect server, worker and MLflow UI of this home, and deploy
