@@ -12,6 +12,7 @@ import pytest
 from prefect import flow
 
 from flows.shell import _parser, parse_moment
+from tasks import leftovers
 
 
 @flow
@@ -40,21 +41,39 @@ def test_a_wrong_option_is_refused(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_leaves_no_process(sent, tmp_path):
+@pytest.fixture
+def running(tmp_path):
+    """A run from the shell that has begun to work, and what it has started."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    running = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "flows.ingest", "--as-of", "2013-01-03"], cwd=Path(__file__).parents[2], text=True,
         env=environment | {"PERENNIAL_HOME": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         # Whoever runs the tests in the background ignores Ctrl-C, and so would what they start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    assert running.stdout.readline().startswith("ingest")
-    started = psutil.Process(running.pid).children(recursive=True)
-    assert any("uvicorn" in " ".join(process.cmdline()) for process in started)
-    running.send_signal(sent)
-    _, said = running.communicate(timeout=120)
+    ) as process:  # fmt: skip
+        assert process.stdout.readline().startswith("ingest")
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert any("uvicorn" in " ".join(child.cmdline()) for child in started)
+        yield process, started
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_leaves_no_process(sent, running):
+    process, started = running
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=120)
     # Within a flow SIGTERM is Prefect's, and a query that it interrupts calls it an error.
-    assert running.returncode == 130 or (sent == signal.SIGTERM and running.returncode == 1), said
-    assert running.returncode == 1 or said.strip().endswith("stopped; the same command goes on from what is finished")
-    assert not [process for process in started if process.is_running()]
+    assert process.returncode == 130 or (sent == signal.SIGTERM and process.returncode == 1), said
+    assert process.returncode == 1 or said.strip().endswith("stopped; the same command goes on from what is finished")
+    assert not [child for child in started if child.is_running()]
+
+
+def test_the_server_of_a_run_that_was_killed_is_ended_by_the_next_start(running, tmp_path):
+    process, started = running
+    assert leftovers.clear_away(tmp_path) == [], "it is alive"
+    process.kill()
+    process.wait()
+    assert [child for child in started if child.is_running()], "nobody could have ended it yet"
+    assert leftovers.clear_away(tmp_path)
+    psutil.wait_procs(started, timeout=30)
+    assert not [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
