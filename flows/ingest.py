@@ -8,7 +8,7 @@ from prefect import flow
 from flows import shell
 from tasks.core.errors import PerennialError
 from tasks.core.records import PublishedBatch
-from tasks.ingestion import publish_batch, stage_table
+from tasks.ingestion import ingesting, publish_batch, stage_table
 from tasks.naming import run_name
 from tasks.refusals import collecting, noting_refusal
 from tasks.run import open_run
@@ -26,7 +26,7 @@ def ingest(recipe: str, as_of: datetime | None = None, overrides: dict[str, Any]
     published: list[PublishedBatch] = []
     refused: list[PerennialError] = []
     for name, table in run.recipe.tables.items():
-        with collecting(refused), noting_refusal(run.project, name, run.as_of):
+        with collecting(refused), noting_refusal(run.project, name, run.as_of), ingesting(run.project, name):
             staged = stage_table(run.project, name, table, run.start, run.as_of)
             validated = validate_batch(staged, table)
             published.append(publish_batch(validated, table))

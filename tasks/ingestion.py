@@ -1,16 +1,20 @@
 """Ingestion: new rows of a source are staged as Parquet; what validation lets through is published to the lake."""
 
+import fcntl
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from prefect import task
 
 from configs.recipe import TableSection
 from configs.settings import load_settings
 from tasks.account import step
-from tasks.core.errors import PerennialError, SourceError
+from tasks.core.errors import LakeError, PerennialError, SourceError
 from tasks.core.expressions import refuse_statements
 from tasks.core.records import BatchRef, PublishedBatch, ValidatedBatch, Window, digest
 from tasks.home import open_lake
@@ -20,6 +24,38 @@ if TYPE_CHECKING:
     import duckdb
 
     from tasks.stores.lake import Lake
+
+POLL_SECONDS = 0.1
+
+
+@contextmanager
+def ingesting(project: str, name: str, wait_seconds: float = 600) -> Iterator[None]:
+    """Be the only run that stages, validates and publishes a table: two of one moment would share what is staged.
+
+    The kernel ties it to the process, so that a dead run keeps nobody waiting.
+
+    Raises:
+        LakeError: another run is at it, still after `wait_seconds`.
+    """
+    path, deadline = load_settings().folder("locks", project) / f"{name}.lock", time.monotonic() + wait_seconds
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        while not _is_locked(file):
+            if time.monotonic() > deadline:
+                raise LakeError(
+                    f"another run is ingesting table {name!r} of {project!r}", got=f"{path} is held",
+                    expected=f"it to be free within {wait_seconds:g} s", fix="wait until that run has ended, or end it",
+                )  # fmt: skip
+            time.sleep(POLL_SECONDS)
+        yield
+
+
+def _is_locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _may_pass(task: object, run: object, state: object) -> bool:

@@ -1,5 +1,9 @@
 """Staging and publishing on CSV files: windows, known times, idempotence, and sources that are wrong."""
 
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from configs.recipe import TableSection
-from tasks.core.errors import SourceError
+from tasks.core.errors import LakeError, SourceError
 from tasks.core.records import BatchRef, PublishedBatch, ValidatedBatch
 from tasks.home import open_lake
-from tasks.ingestion import _may_pass, publish_batch, stage_table
+from tasks.ingestion import _may_pass, ingesting, publish_batch, stage_table
 from tasks.stores.source_files import UnreachableError
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -130,6 +134,43 @@ def test_the_same_rows_in_any_order_overlap_and_split_end_in_the_same_table(
         tables.append(published.table)
     assert tables[0].rows == tables[1].rows == len(everything)
     assert tables[0].digest == tables[1].digest
+
+
+SECOND = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from tasks.ingestion import ingesting
+from tests.tasks.test_ingestion import ingest, section
+print("ready", flush=True)
+with ingesting("p", "readings"):
+    print(ingest(section(Path(sys.argv[1])), 20).inserted_rows, flush=True)
+"""
+
+
+def test_of_two_ingests_at_once_the_second_waits_and_finds_nothing_new(table: TableSection, tmp_path: Path) -> None:
+    """Of one moment they stage in the same folder, which the first to publish removes."""
+    command = [sys.executable, "-c", SECOND, str(tmp_path / "readings.csv")]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as other,
+        ExitStack() as turn,
+    ):
+        turn.enter_context(ingesting("p", "readings"))
+        batch = stage(table, 20)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "ready\n"
+        time.sleep(1)
+        assert other.poll() is None
+        assert rows(batch.uri)
+        assert ingest(table, 20).inserted_rows > 0
+        turn.close()
+        assert other.stdout.readline() == "0\n"
+
+
+def test_an_ingest_that_cannot_have_its_turn_says_so(table: TableSection) -> None:
+    refused = pytest.raises(LakeError, match="another run is ingesting table 'readings'")
+    with ingesting("p", "readings"), refused, ingesting("p", "readings", wait_seconds=0):
+        pass
 
 
 def test_a_window_starts_where_the_last_one_ended_less_the_lookback(table: TableSection) -> None:
