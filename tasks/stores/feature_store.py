@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from tasks.stores.feature_definitions import (
     digest_of,
     load_objects,
 )
+from tasks.stores.sqlite_online import is_plain_sqlite, write_rows
 
 if TYPE_CHECKING:
     import feast
@@ -151,6 +153,8 @@ class FeatureStore:
     def _write_online(
         self, store: "feast.FeatureStore", view: "feast.FeatureView", start: datetime, end: datetime, *, is_older: bool
     ) -> int:
+        import pyarrow as pa
+
         provider, source, rows = _provider(store), view.batch_source, 0
         job = provider.offline_store.pull_latest_from_table_or_query(
             config=store.config,
@@ -162,13 +166,19 @@ class FeatureStore:
             start_date=start,
             end_date=end,
         )
+        is_bulk = is_plain_sqlite(provider, store.config)
         for batch in job.stream(READ_KEYS):
-            data = _to_protos(batch, view)
+            keys = _key_protos(view, [batch.column(key).to_pylist() for key in view.join_keys])
             if is_older:
-                there = provider.online_read(store.config, view, [key for key, *_ in data])
-                data = [row for row, (event, _) in zip(data, there, strict=True) if event is None or event < row[2]]
-            provider.online_write_batch(store.config, view, data, None)
-            rows += len(data)
+                events = batch.column(source.timestamp_field).to_pylist()
+                there = provider.online_read(store.config, view, keys)
+                newer = [event is None or event < row for row, (event, _) in zip(events, there, strict=True)]
+                keys, batch = list(compress(keys, newer)), batch.filter(pa.array(newer, pa.bool_()))
+            if is_bulk:
+                write_rows(provider, store.config, view, keys, batch)
+            else:
+                provider.online_write_batch(store.config, view, _to_protos(keys, batch, view), None)
+            rows += len(keys)
         return rows
 
     def online(self, services: Sequence[str], rows: "pa.Table", *, as_of: datetime) -> "pa.Table":
@@ -272,7 +282,9 @@ def _provider(store: "feast.FeatureStore") -> "Provider":
 # --- online -----------------------------------------------------------------------------------------
 
 
-def _to_protos(batch: "pa.RecordBatch", view: "feast.FeatureView") -> list[tuple[Any, dict[str, Any], datetime, Any]]:
+def _to_protos(
+    keys: Sequence[Any], batch: "pa.RecordBatch", view: "feast.FeatureView"
+) -> list[tuple[Any, dict[str, Any], datetime, Any]]:
     """Rows as Feast's online stores take them. Feast's own conversion goes through numpy, where an integer column with
     a null becomes floating point and loses its low digits."""
     from feast.type_map import python_values_to_proto_values
@@ -286,7 +298,7 @@ def _to_protos(batch: "pa.RecordBatch", view: "feast.FeatureView") -> list[tuple
     source = view.batch_source
     return list(
         zip(
-            _key_protos(view, [batch.column(key).to_pylist() for key in view.join_keys]),
+            keys,
             [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)],
             batch.column(source.timestamp_field).to_pylist(),
             batch.column(source.created_timestamp_column).to_pylist(),
