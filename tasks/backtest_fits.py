@@ -91,7 +91,7 @@ class Fits:
         from tasks.core.score_files import read_scores, write_scores
 
         probe, whole = self.run.recipe.monitor.probe, self.whole
-        name = digest([self.content(fit), whole.inputs, probe, fit.stop, len(self.rows)])
+        name = digest([self.content(fit), whole.inputs, probe.model_dump(mode="json"), fit.stop, len(self.rows)])
         path = self.folder / "trees" / f"{name}.arrow"
         if not path.exists():
             self.tell(f"probe: trees on the rows until {fit.window.end:%Y-%m-%d}")

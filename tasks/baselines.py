@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from tasks.account import step
 from tasks.core.errors import FitError
 from tasks.core.records import Inputs, RowRange, TrainingSetRef, Window, digest
 from tasks.core.threads import SHORT_SPINS
+from tasks.leftovers import discard, unfinished_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,15 +118,16 @@ def fit_and_score(
     from tasks.core.score_files import read_scores, write_arrow
 
     rows, output = folder / "rows.arrow", folder / "scores.arrow"
-    write_arrow(rows, pa.concat_tables([fit, test]))
     span = Window(start=fit["prediction_time"][0].as_py(), end=test["prediction_time"][-1].as_py())
-    fit_trees(
-        BaselineSpec(
-            training_set=str(rows), inputs=inputs, label_kind=kind, iterations=iterations, output=str(output),
-            fit_rows=RowRange(start=0, stop=fit.num_rows, window=span),
-            score_rows=RowRange(start=fit.num_rows, stop=fit.num_rows + test.num_rows, window=span),
-        )
-    )  # fmt: skip
-    found = read_scores(output)
-    shutil.rmtree(folder)
+    with unfinished_folder(folder):
+        write_arrow(rows, pa.concat_tables([fit, test]))
+        fit_trees(
+            BaselineSpec(
+                training_set=str(rows), inputs=inputs, label_kind=kind, iterations=iterations, output=str(output),
+                fit_rows=RowRange(start=0, stop=fit.num_rows, window=span),
+                score_rows=RowRange(start=fit.num_rows, stop=fit.num_rows + test.num_rows, window=span),
+            )
+        )  # fmt: skip
+        found = read_scores(output)
+    discard(folder)
     return found
