@@ -6,14 +6,12 @@ from configs.settings import load_settings
 from tasks.account import logger
 from tasks.core.records import Evaluation, LedgerEntry
 from tasks.core.summary import summarise
+from tasks.promotion import EVALUATION
 from tasks.run import Run
-
-EVALUATION = "final_evaluation.json"
 
 
 def close_run(run: Run, evaluation: Evaluation, entry: LedgerEntry) -> LedgerEntry:
-    """Say how it ended, and keep the words for whoever asks again."""
-    evaluation.write(run.folder / EVALUATION)
+    """Say how it ended."""
     return _show(run, evaluation, entry)
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tasks.stores.registry import Registry
 
 ROOT = Path(__file__).parents[1]
+EVALUATION = "final_evaluation.json"  # of a decision, among the records of its steps
 EXAMPLE_ROWS = 256  # how many rows a model must predict as served before it is registered
 LIBRARIES = ("torch", "lightning", "numpy", "pyarrow", "duckdb", "feast", "mlflow")
 
@@ -293,8 +294,10 @@ def promote(
         is_superior=any(c.role == "primary" and c.outcome == "superior" for c in verdict.comparisons),
     )
     with step("promote", run.project) as line:
-        written = record_outcome(run.project, entry, judged_against.version if judged_against else None)
+        # Before the ledger says it: what is decided is never taken up again, so a kill may leave nothing to be done.
+        evaluation.write(run.folder / EVALUATION)
         open_registry(run.project).finish(challenger.run_id)
+        written = record_outcome(run.project, entry, judged_against.version if judged_against else None)
         champion = f"version {written.champion} is champion" if written.champion else "there is no champion yet"
         line.note(f"version {written.version} {written.kind} · {champion}")
     return written
