@@ -4,8 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +14,7 @@ from configs.recipe import BaselineSection, GateSection, Recipe
 from configs.settings import load_settings
 from tasks.account import markdown_artifact, step
 from tasks.baselines import Scores, baseline_scores
+from tasks.core.latency import measure_latency
 from tasks.core.records import Contender, Evaluation, ModelRef, Scorecard, TrainingSetRef, Window, digest
 from tasks.resume import once
 
@@ -30,7 +30,6 @@ CODE = Path(__file__).parent / "core"
 # The modules that a fit is made by: when one of them changes, so does what is fitted.
 FIT_MODULES = ("train", "networks", "network_inputs", "heads", "lit_module", "batches", "preprocessing")
 MADE_BY = ("tables", "features", "label", "split", "model")  # and the sections of the recipe that do
-BATCH_ROWS = 1_000
 
 
 class Predictor(Protocol):
@@ -238,26 +237,12 @@ def describe_model(
     if model.name not in predictors:
         return card
     folder = next(contender.folder for contender in contenders if contender.name == model.name)
-    one, batch = measure_latency(predictors[model.name].predict, table)
+    latency = measure_latency(predictors[model.name].predict, table)
     size = None if folder is None else sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-    return dataclasses.replace(card, latency_one_ms=one, latency_batch_ms=batch, size_bytes=size)
-
-
-def measure_latency(predict: Callable[["pa.Table"], Any], table: "pa.Table") -> tuple[float, float]:
-    """Milliseconds of one prediction and of 1,000 at once: medians, after warming up."""
-    import numpy as np
-
-    batch = table.take(np.arange(BATCH_ROWS) % table.num_rows)
-
-    def median_ms(rows: "pa.Table", times: int) -> float:
-        seconds = []
-        for _ in range(times):
-            started = time.perf_counter()
-            predict(rows)
-            seconds.append(time.perf_counter() - started)
-        return float(np.median(seconds[times // 5 :])) * 1_000
-
-    return median_ms(batch.slice(0, 1), 40), median_ms(batch, 10)
+    return dataclasses.replace(
+        card, latency_one_ms=latency.one_ms, latency_one_p99_ms=latency.one_p99_ms,
+        latency_batch_ms=latency.batch_ms, size_bytes=size,
+    )  # fmt: skip
 
 
 # --- what is left behind ----------------------------------------------------------------------------

@@ -62,6 +62,12 @@ def announce_retrain(wanted: Wanted, drifted: Sequence[str]) -> None:
         emit(event, f"perennial.model.{wanted.project}", payload, wanted.decision_id)
 
 
+def announce_slow(project: str, version: int, told: str) -> None:
+    """Tell that a model predicts slower than its gate allows: `perennial.serving.slow`."""
+    payload = {"project": project, "version": version, "told": told}
+    emit("perennial.serving.slow", f"perennial.model.{project}", payload)
+
+
 def emit(event: str, resource: str, payload: Mapping[str, Any], key: str | None = None) -> None:
     """Hand an event to Prefect, which sends it in the background. The same `key` again is the same event.
 

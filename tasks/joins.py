@@ -53,6 +53,7 @@ class ModelRows:
     table: TableSection
     features: FeaturesSection
     label: LabelSection
+    max_latency_ms: float | None = None  # of one prediction, by the gate that let it pass
 
 
 def read_model_rows(project: str, model: ModelRef) -> ModelRows:
@@ -74,7 +75,8 @@ def read_model_rows(project: str, model: ModelRef) -> ModelRows:
     pinned = registry.tags(model).get("perennial.feature_service", features.service)
     table = TableSection.model_validate(recipe["tables"][features.entity_rows.table])
     label = LabelSection.model_validate(recipe["label"])
-    return ModelRows(table, features.model_copy(update={"service": pinned}), label)
+    limit = recipe.get("gate", {}).get("max_latency_ms")
+    return ModelRows(table, features.model_copy(update={"service": pinned}), label, limit)
 
 
 @dataclass(frozen=True, slots=True)

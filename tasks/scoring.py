@@ -8,16 +8,18 @@ from prefect import task
 
 from configs.settings import load_settings
 from tasks import home, joins
-from tasks.account import Step, step
+from tasks.account import Step, logger, step
 from tasks.core.arrow_files import appearing
 from tasks.core.errors import FeatureError, ModelError
 from tasks.core.predictions import log_key, log_lines
 from tasks.core.records import Contender, Inputs, ModelRef, PredictionsRef, TableRef, Window, digest
+from tasks.events import announce_slow
 from tasks.leftovers import discard, unfinished_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from tasks.core.latency import Latency
     from tasks.stores.served_model import ServedModel
 
 PREDICTIONS = "predictions"
@@ -44,8 +46,8 @@ def score_window(
     folder = load_settings().folder("staging", project) / PREDICTIONS / digest([model, window, as_of, tables])
     with step("score", f"{project} v{model.version}") as line, unfinished_folder(folder):
         staged = folder / "rows.parquet"
-        key, rows = _predict(project, model, window, as_of, tables, staged, line)
-        properties = {"model_version": str(model.version), "window_end": window.end.isoformat()}
+        key, rows, speed = _predict(project, model, window, as_of, tables, staged, line)
+        properties = {"model_version": str(model.version), "window_end": window.end.isoformat(), **speed}
         table, inserted = home.open_lake(project).insert(PREDICTIONS, str(staged), key=key, properties=properties)
         discard(folder)  # what is in the log needs no staging
         line.note(f"{rows:,} rows")
@@ -65,20 +67,24 @@ def unscored_window(project: str, model: Contender, as_of: datetime) -> Window:
 
 def _predict(
     project: str, model: ModelRef, window: Window, as_of: datetime, tables: tuple[TableRef, ...], path: Path, line: Step
-) -> tuple[tuple[str, ...], int]:
-    """Stage the predictions as one Parquet file; the log's key, and the number of entity rows."""
+) -> tuple[tuple[str, ...], int, dict[str, str]]:
+    """Stage the predictions as one Parquet file; the log's key, the number of entity rows, and how fast it was."""
     own, served = joins.read_model_rows(project, model), home.open_registry(project).load(model)
     with joins.join_model_rows(project, model, own, window, as_of, tables) as joined:
         inputs = _inputs(served, joined.made, joined.plan.reader)
-        rows = _write(joined.read(inputs), served, inputs, own.table.key, model.version, path, line)
-    return log_key(own.table.key, _classes(served)), rows
+        rows, latency = _write(joined.read(inputs), served, inputs, own.table.key, model.version, path, line)
+    return (
+        log_key(own.table.key, _classes(served)),
+        rows,
+        _tell_speed(project, model, latency, own.max_latency_ms, line),
+    )
 
 
 def _write(
     reader: "pa.RecordBatchReader", served: "ServedModel", inputs: Inputs, key: tuple[str, ...], version: int,
     path: Path, line: Step,
-) -> int:  # fmt: skip
-    """Predict batch by batch into a Parquet file; the number of entity rows."""
+) -> "tuple[int, Latency | None]":  # fmt: skip
+    """Predict batch by batch into a Parquet file; the number of entity rows, and the latency on some of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -86,13 +92,31 @@ def _write(
         scores = served.predict(rows)
         return log_lines(rows, scores, key=key, inputs=inputs, classes=_classes(served), version=version)
 
-    done = 0
+    from tasks.core.latency import measure_latency
+
+    done, latency = 0, None
     with appearing(path) as unfinished, pq.ParquetWriter(unfinished, lines(reader.schema.empty_table()).schema) as log:
         for batch in reader:
-            log.write_table(lines(pa.Table.from_batches([batch])))
+            rows = pa.Table.from_batches([batch])
+            log.write_table(lines(rows))
+            latency = latency or (measure_latency(served.predict, rows) if rows.num_rows else None)
             done += batch.num_rows
             line.progress(f"{done:,} rows")
-    return done
+    return done, latency
+
+
+def _tell_speed(
+    project: str, model: ModelRef, latency: "Latency | None", limit_ms: float | None, line: Step
+) -> dict[str, str]:
+    """What the log keeps of how fast the model was; slower than its gate allowed, that is told too."""
+    if latency is None:
+        return {}
+    line.note(latency.told)
+    if latency.is_over(limit_ms):
+        told = f"too slow: {latency.told}, where its gate allows {limit_ms:g} ms"
+        logger.warning("%-10s %-22s %s", "score", f"{project} v{model.version}", told)
+        announce_slow(project, model.version, told)
+    return {"latency_one_ms": f"{latency.one_ms:.4g}", "latency_one_p99_ms": f"{latency.one_p99_ms:.4g}"}
 
 
 def _classes(served: "ServedModel") -> tuple[str, ...]:

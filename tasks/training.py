@@ -10,13 +10,14 @@ from prefect import task
 
 from configs.recipe import ModelSection
 from configs.settings import load_settings
-from tasks.account import step
+from tasks.account import logger, step
 from tasks.core.errors import FitError
-from tasks.core.fit_output import LOG, finished, open_output, read_error, read_metrics
+from tasks.core.fit_output import LOG, finished, open_output, read_error, read_metrics, read_notes
 from tasks.core.records import FitResult, FitSpec, ModelRef, TrainingSetRef
 from tasks.fit_process import child_process, last_lines
 
 POLL_SECONDS = 0.2
+LARGE_GAP = 1.5  # validation loss over training loss, from which it is told
 
 Metrics = list[dict[str, Any]]
 
@@ -78,6 +79,8 @@ def fit_under(
 
         result = launch_fit(spec, report)
         line.note(result_text(result))
+    for note in (*read_notes(Path(spec.output)), *gap_notes(read_metrics(Path(spec.output)))):
+        logger.warning("%-10s %-22s %s", kind, model.network, note)
     return result
 
 
@@ -145,6 +148,21 @@ def result_text(result: FitResult) -> str:
     scores = " ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in result.metrics.items() if k.startswith("validation"))
     text = f"{result.rows:,} rows · best of {result.epochs} epochs: {result.best_epoch}"
     return f"{text} · {scores}" if scores else f"{result.rows:,} rows · {result.best_step:,} steps"
+
+
+def gap_notes(lines: Metrics) -> tuple[str, ...]:
+    """A fit that ends far better on its own rows than on the next ones has learned something that those do not have.
+
+    The last epoch shows it; the best one is chosen by the very rows that lack it.
+    """
+    last = lines[-1] if lines else {}
+    fitted, unseen = (last.get(name) for name in ("train_loss", "validation_loss"))
+    if fitted is None or unseen is None or unseen <= LARGE_GAP * fitted:
+        return ()
+    return (
+        f"high gap: validation loss {unseen:.4f} where the training loss is {fitted:.4f}; look for an input that knows"
+        " the answer in old rows only, or for overfitting",
+    )
 
 
 # --- the child process ------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import io
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,18 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from tasks.core.batches import TrainingBatches
 from tasks.core.errors import FitError
-from tasks.core.fit_output import append_metrics, keep_metrics
+from tasks.core.fit_output import append_metrics, keep_metrics, read_metrics
 from tasks.core.lit_module import LitModule
 from tasks.core.owners import unfinished
 
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Write beside, flush to disk, rename, flush the folder. Lightning's own writes in place, or moves from $TMPDIR."""
+    """Write beside, flush to disk, rename, flush the folder. Lightning's own writes in place, or moves from $TMPDIR.
+
+    The last but one is kept too: what a disk has lost of the newest is then a few steps and not the fit.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Raises: FitError where the disk is full or refuses; the checkpoint that was there stays as it was."""
@@ -33,6 +39,8 @@ class AtomicCheckpointIO(CheckpointIO):
                 file.write(buffer.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                path.replace(path.with_name(PREVIOUS))
             temporary.replace(path)
             _flush_folder(path.parent)
         except OSError as error:
@@ -55,6 +63,36 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+def find_checkpoint(output: Path, *, is_selected: bool, tell: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that can be read; None: begin. A loss is told, with what is done about it.
+
+    `is_selected`: the fit ends with its best epoch, so that a checkpoint is of no use without the best one.
+    """
+    folder = output / "checkpoints"
+    found = [folder / name for name in (LAST, PREVIOUS)]
+    if not any(path.exists() for path in found):
+        if read_metrics(output):
+            tell("checkpoint lost: there is none, though epochs were finished; the fit begins again")
+        return None
+    for path in found:
+        try:
+            progress = _read(path)["callbacks"]["Progress"]
+            if is_selected and progress["best_epoch"]:
+                _read(folder / BEST)
+        except Exception as error:  # whatever half a file makes of its reader
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            tell(f"checkpoint {path.name} lost: {reason}; the fit goes on from the one before, if that is whole")
+            continue
+        return path
+    tell("no checkpoint is whole; the fit begins again")
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return checkpoint
+
+
 def _flush_folder(folder: Path) -> None:
     if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and needs not
         return
@@ -73,7 +111,7 @@ class Progress(pl.Callback):
 
     def __init__(self, batches: TrainingBatches, output: Path, patience: int, checkpoint_seconds: float) -> None:
         self.batches, self.output = batches, output
-        self.last, self.best = output / "checkpoints" / "last.ckpt", output / "checkpoints" / "best.ckpt"
+        self.last, self.best = output / "checkpoints" / LAST, output / "checkpoints" / BEST
         self.patience, self.checkpoint_seconds = patience, checkpoint_seconds
         self.best_loss, self.best_epoch, self.best_step = float("inf"), 0, 0
         self.epochs, self.is_stopped = 0, False

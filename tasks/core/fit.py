@@ -11,11 +11,13 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 from tasks.core.errors import FitError
 from tasks.core.fit_output import (
     PARENT,
+    add_note,
     finished,
     open_output,
     read_accumulate,
@@ -70,6 +72,10 @@ def halve_micro_batch(spec: FitSpec, accumulate: int, error: BaseException) -> N
             expected=f"a network of which {MIN_MICRO_BATCH_ROWS} rows or more fit into memory",
             fix="choose a smaller network in model.options of the recipe, or a larger device",
         ) from error
+    traceback.print_exception(error)  # into the child's log
+    rows, less = (-(-step_rows // (times * accumulate * spec.devices)) for times in (1, 2))
+    told = f"out of memory with micro-batches of {rows} rows: anew with {less}, of which a step takes twice as many"
+    add_note(Path(spec.output), f"{told} ({str(error).splitlines()[0]})")
     write_accumulate(Path(spec.output), 2 * accumulate)
 
 

@@ -5,6 +5,7 @@ Standard library only: the parent of the training child reads it too.
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from tasks.core.records import FitResult, FitSpec, write_text_atomically
 
 PARENT = "PERENNIAL_PARENT"  # environment: the process id of who started the child and wants it to die with it
 LOG = "child.log"
+NOTES = "notes.txt"  # what went wrong and was mended, a line each
 WRITTEN = ("checkpoints", "model", "metrics.jsonl", "result.json", "error.json", "accumulate.json",
-           "non_finite_gradient.json", LOG)  # fmt: skip
+           "non_finite_gradient.json", NOTES, LOG)  # fmt: skip
 
 
 def open_output(spec: FitSpec) -> Path:
@@ -81,6 +83,18 @@ def write_accumulate(output: Path, accumulate: int) -> None:
     """Begin anew with more micro-batches in a step: what was made with fewer is of no use to it."""
     remove_written(output, ("checkpoints", "metrics.jsonl"))
     write_text_atomically(output / "accumulate.json", json.dumps(accumulate))
+
+
+def add_note(output: Path, text: str) -> None:
+    """What went wrong and was mended: for the log of the child, and for whoever waits for it."""
+    print(text, file=sys.stderr, flush=True)
+    with (output / NOTES).open("a") as file:
+        file.write(text.replace("\n", " ") + "\n")
+
+
+def read_notes(output: Path) -> list[str]:
+    path = output / NOTES
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def write_error(output: Path, error: FitError) -> None:

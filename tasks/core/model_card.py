@@ -141,7 +141,8 @@ def _quality(evaluation: Evaluation) -> list[str]:
             card.model + (f" v{card.version}" if card.version else ""),
             *(format_interval(card.metrics[name]) if name in card.metrics else "–" for name in metrics),
             "–" if card.calibration_error is None else format_number(card.calibration_error),
-            format_milliseconds(card.latency_one_ms),
+            format_milliseconds(card.latency_one_ms)
+            + (f" (p99 {format_milliseconds(card.latency_one_p99_ms)})" if card.latency_one_p99_ms else ""),
             format_milliseconds(card.latency_batch_ms),
             "–" if card.size_bytes is None else f"{card.size_bytes / 1e6:.1f} MB",
         ]

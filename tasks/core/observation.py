@@ -92,6 +92,17 @@ def _largest_jump(usual: Sequence[Sequence[float]], reference: ColumnReference) 
     return max(reference.usual_jump, *jumps, 0.0)
 
 
+def definition_faults(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """Feature SQL, file -> digest, that is another one than when the champion was made: it reads other numbers now."""
+    return tuple(
+        f"{name}: the features of the champion are calculated otherwise than when it was made"
+        if name in now
+        else f"{name}: the champion's features have no definition any more"
+        for name, told in then.items()
+        if now.get(name) != told
+    )
+
+
 def unpredicted_faults(rows: int, predicted: int, *, max_unpredicted: float) -> tuple[str, ...]:
     """Rows of the window that nobody predicted: without them neither scores nor quality mean anything."""
     if rows == 0:

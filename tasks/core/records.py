@@ -317,6 +317,7 @@ class Scorecard(Record):
     slices: tuple[SliceScore, ...] = ()
     calibration_error: float | None = None
     latency_one_ms: float | None = None  # one prediction, median
+    latency_one_p99_ms: float | None = None
     latency_batch_ms: float | None = None  # 1,000 predictions, median
     size_bytes: int | None = None
 

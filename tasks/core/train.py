@@ -13,10 +13,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from tasks.core.batches import ArrowRows, Encoder, Rows, TensorRows, TrainingBatches, ValidationBatches
-from tasks.core.checkpoints import AtomicCheckpointIO, Progress
+from tasks.core.checkpoints import AtomicCheckpointIO, Progress, find_checkpoint
 from tasks.core.errors import FitError
 from tasks.core.export import ServedNetwork, export_model, read_encoder
-from tasks.core.fit_output import read_metrics
+from tasks.core.fit_output import add_note, read_metrics
 from tasks.core.heads import Head
 from tasks.core.lit_module import LitModule
 from tasks.core.networks import build_network
@@ -52,10 +52,20 @@ def train(spec: FitSpec, accumulate: int, checkpoint_seconds: float) -> FitResul
     trainer = make_trainer(spec, accelerator, accumulate, world_size, progress)
     validation = None
     if data.validation is not None:
-        validation = ValidationBatches(data.validation, VALIDATION_BATCH_ROWS, rank, world_size)
-    last = progress.last if progress.last.exists() else None
-    trainer.fit(module, batches, validation, ckpt_path=last, weights_only=True)
+        # Where memory is short, a validation asks for less of it at once too.
+        validation = ValidationBatches(data.validation, -(-VALIDATION_BATCH_ROWS // accumulate), rank, world_size)
+    trainer.fit(module, batches, validation, ckpt_path=resume_from(spec, rank), weights_only=True)
     return write_result(spec, data, module, trainer, progress) if trainer.is_global_zero else None
+
+
+def resume_from(spec: FitSpec, rank: int) -> Path | None:
+    """All ranks find the same; the first one tells what was lost."""
+    output = Path(spec.output)
+    return find_checkpoint(
+        output,
+        is_selected=spec.validation_rows is not None,
+        tell=lambda text: add_note(output, text) if rank == 0 else None,
+    )
 
 
 def set_up_device(spec: FitSpec) -> str:

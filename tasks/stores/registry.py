@@ -175,7 +175,8 @@ class Registry:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             save_served_model(model_folder, folder, run_id)
-            check_as_served(folder, example, expected)
+            cold = check_as_served(folder, example, expected)
+            tags |= {f"perennial.{name}": value for name, value in cold.items()}
             model = self._logged_model(run_id, decision_id, tags)
             self.client.log_model_artifacts(model.model_id, str(folder))
         self.client.finalize_logged_model(model.model_id, "READY")

@@ -54,6 +54,13 @@ class ServedModel:
         self.tables = {name: pa.array(about["categories"][name], pa.string()) for name in self.inputs.categorical}
         refuse_pickle(folder / "program.pt2")
         self.program = torch.export.load(folder / "program.pt2").module()
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Predict once for nobody: the first call of a loaded program sets things up, and no caller waits for that."""
+        numeric = torch.full((1, len(self.inputs.numeric)), torch.nan)
+        with torch.inference_mode():
+            self.program(numeric, torch.full((1, len(self.inputs.categorical)), NULL_CODE, dtype=torch.int64))
 
     def predict(self, rows: pa.Table | pd.DataFrame) -> np.ndarray:
         """Scores in the order of `rows`; columns that are no inputs are ignored.

@@ -78,8 +78,10 @@ def save_served_model(model_folder: str, folder: Path, run_id: str) -> None:
     saved.save(str(folder / "MLmodel"))
 
 
-def check_as_served(folder: Path, example: "pa.Table", expected: "np.ndarray") -> None:
+def check_as_served(folder: Path, example: "pa.Table", expected: "np.ndarray") -> dict[str, str]:
     """Load and predict in a process that refuses pickle and cannot see this repository; compare with `expected`.
+
+    Returns how long the load took there, and the first prediction after it: `load_seconds`, `first_prediction_ms`.
 
     Raises:
         ModelError: it fails there, or its predictions differ.
@@ -113,3 +115,4 @@ def check_as_served(folder: Path, example: "pa.Table", expected: "np.ndarray") -
             got=f"shape {got.shape}, first {got.ravel()[:3]}",
             expected=f"shape {expected.shape}, first {expected.ravel()[:3]}",
         )
+    return dict(json.loads(done.stdout.splitlines()[-1]))

@@ -305,6 +305,34 @@ def test_two_processes_fit_what_one_does(make_fit_spec: MakeFitSpec, tmp_path: P
     assert len(fit_output.read_metrics(tmp_path / "both")) == 2  # one process writes
 
 
+def test_two_processes_that_are_killed_go_on_to_the_same_weights_to_the_bit(
+    make_fit_spec: MakeFitSpec, tmp_path: Path
+) -> None:
+    (tmp_path / "rank.py").write_text(
+        "import sys; from tasks.core.fit import fit; from tasks.core.records import FitSpec\n"
+        "fit(FitSpec.read(sys.argv[1]), checkpoint_seconds=0)\n"
+    )
+
+    def launch(spec: FitSpec, die_at: int = 0) -> int:
+        page = tmp_path / f"{Path(spec.output).name}.json"
+        spec.write(page)
+        fit_output.open_output(spec)
+        told = {"DIE_AT": str(die_at), "PYTHONPATH": f"{REPOSITORY}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+        command = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "rank.py"), str(page)]
+        done = subprocess.run([sys.executable, "-m", *command], env=os.environ | told, capture_output=True, check=False)
+        return done.returncode
+
+    spec = make_fit_spec(network="own_nets:Dies", devices=2, max_epochs=2)
+    undisturbed = dataclasses.replace(spec, output=str(tmp_path / "undisturbed"))
+    assert launch(undisturbed) == 0
+    assert launch(spec, die_at=16) != 0  # both of them, in the second epoch: ten steps and a validation to each
+    assert [line["epoch"] for line in fit_output.read_metrics(Path(spec.output))] == [1]
+    assert launch(spec) == 0
+    one, other = (FitResult.read(Path(each.output) / "result.json") for each in (spec, undisturbed))
+    assert one.weights_sha256 == other.weights_sha256
+    assert one.metrics == other.metrics
+
+
 def test_the_learning_rate_warms_up_and_comes_down() -> None:
     schedule = Schedule("cosine", total_steps=100, warmup_fraction=0.1)
     factors = [schedule(step) for step in range(101)]

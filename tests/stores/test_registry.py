@@ -40,7 +40,7 @@ def register(registry, model, decision_id, folder=None, expected=None):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Spares a test that is about something else the process in which a model predicts as served."""
-    monkeypatch.setattr(module, "check_as_served", lambda *_: None)
+    monkeypatch.setattr(module, "check_as_served", lambda *_: {})
 
 
 # --- runs -----------------------------------------------------------------------------------------

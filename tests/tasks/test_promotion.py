@@ -45,7 +45,7 @@ def template(tmp_path_factory, fitted_model):
     home = tmp_path_factory.mktemp("template")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PERENNIAL_HOME", str(home))
-        patch.setattr(registry_module, "check_as_served", lambda *_: None)
+        patch.setattr(registry_module, "check_as_served", lambda *_: {})
         registry = promotion.open_registry(PROJECT)
         for decision in ("one", "two", "three"):
             registry.register(

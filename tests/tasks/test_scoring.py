@@ -64,6 +64,19 @@ def score(trips: Any, window: Window = WEEK, version: int = 2, as_of: datetime =
     return scoring.score_window.fn("trips", model, window, as_of, trips.tables)
 
 
+def test_the_log_keeps_how_fast_it_was_and_slower_than_its_gate_allowed_is_told(
+    trips: Any, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", logger="perennial")
+    score(trips, Window(start=WEEK.start - timedelta(days=7), end=WEEK.start))
+    assert "too slow" not in caplog.text, "the recipe has no limit"
+    registry.recipe["gate"]["max_latency_ms"] = 1e-6
+    score(trips)
+    said = trips.lake.commits("predictions")[-1].properties
+    assert 0 < float(said["latency_one_ms"]) <= float(said["latency_one_p99_ms"])
+    assert "too slow: one row" in caplog.text
+
+
 def log(trips: Any) -> list[dict[str, Any]]:
     rows = trips.lake.connect({"predictions": None}).sql("from predictions order by trip, model_version")
     return rows.to_arrow_table().to_pylist()
