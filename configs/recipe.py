@@ -71,6 +71,14 @@ class SqlSource(Section):
     url: str
     query: str
 
+    @model_validator(mode="after")
+    def _password_is_elsewhere(self) -> Self:
+        if re.search(r"://[^/@:]*:(?!\$\{\w+\}@)[^@]+@", self.url):
+            raise ValueError(
+                "a password stands in the url, and the recipe with every model; write ${NAME} in its place"
+            )
+        return self
+
 
 class PythonSource(Section):
     """`module:function`, called with (start, end, **arguments); it returns a pyarrow Table, a RecordBatchReader or

@@ -4,9 +4,10 @@ Everything defaults to one folder, so that removing it is a reset and two homes 
 """
 
 import os
+import re
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.core.threads import SHORT_SPINS
@@ -29,17 +30,20 @@ ACCOUNT = {
 class Settings(BaseSettings):
     """Where the state lives. Each URI defaults to a place under `home`."""
 
-    model_config = SettingsConfigDict(env_prefix="PERENNIAL_", frozen=True, extra="ignore")
+    # No error and no log shows a value: a URI may hold a password.
+    model_config = SettingsConfigDict(env_prefix="PERENNIAL_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     home: Path = Field(default=Path(".perennial"), description="the folder of all state")
     lake_uri: str | None = Field(default=None, description="where Delta tables live; a path or an object store URI")
     borrowed_tables: dict[str, str] = Field(
         default={}, description="a JSON object, table -> URI: tables that lie in another lake, read and never written"
     )
-    tracking_uri: str | None = Field(default=None, description="MLflow's database or server")
+    tracking_uri: str | None = Field(default=None, repr=False, description="MLflow's database or server")
     artifacts_uri: str | None = Field(default=None, description="MLflow's artifacts")
-    feast_registry: str | None = Field(default=None, description="Feast's SQL registry, a SQLAlchemy URL")
-    online_store: str | None = Field(default=None, description="Feast's online store: a JSON object; default SQLite")
+    feast_registry: str | None = Field(default=None, repr=False, description="Feast's SQL registry, a SQLAlchemy URL")
+    online_store: str | None = Field(
+        default=None, repr=False, description="Feast's online store: a JSON object; default SQLite"
+    )
     expectations: Path | None = Field(default=None, description="the folder of suites; default: the repository's")
     memory_limit: str = Field(default="4GB", description="DuckDB's memory; beyond it queries spill to disk")
     source_roots: str = Field(
@@ -52,11 +56,22 @@ class Settings(BaseSettings):
     )
     server_host: str = Field(default="127.0.0.1", description="where `make up` binds the Prefect server")
     server_port: int = Field(default=4200, description="the Prefect server's port")
+    mlflow_host: str = Field(default="127.0.0.1", description="where `make up` binds the MLflow UI")
     mlflow_port: int = Field(default=5000, description="the MLflow UI's port")
     silence_seconds: float = Field(
         default=90, gt=30, description="a deployed run without a heartbeat, one each 30 s, for so long is dead"
     )
     start_seconds: float = Field(default=600, gt=0, description="how long a run's process may take to begin")
+
+    @field_validator("lake_uri", "artifacts_uri")
+    @classmethod
+    def _holds_no_password(cls, uri: str | None) -> str | None:
+        if uri and re.search(r"://[^/]*@", uri):
+            raise ValueError(
+                "this URI stands in every record, lineage and model, and may hold no password: give it to the object"
+                " store's own variables (AWS_SECRET_ACCESS_KEY and the like)"
+            )
+        return uri
 
     @property
     def root(self) -> Path:

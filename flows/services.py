@@ -5,7 +5,9 @@ just those.
 """
 
 import argparse
+import ipaddress
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -17,10 +19,18 @@ from pathlib import Path
 from configs.settings import Settings, load_settings
 from flows import processes
 from tasks.core.errors import PerennialError
+from tasks.core.records import write_text_atomically
 
 POOL = "perennial"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 START_SECONDS = 120
+MIN_SECRET = 12  # characters; MLflow asks for as many
+# The password of its first user comes from the environment and stands in no file; others are made in its UI.
+MLFLOW_AUTH = """[mlflow]
+default_permission = READ
+database_uri = sqlite:///{home}/mlflow_auth.db
+admin_username = admin
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+"""
 
 
 def up(settings: Settings) -> None:
@@ -29,13 +39,8 @@ def up(settings: Settings) -> None:
     Raises:
         PerennialError: a server that is not on loopback without authentication, or that does not come up.
     """
-    environment, mlflow, server = server_environment(settings), mlflow_address(settings), server_address(settings)
-    # Both at once: each takes seconds to come up.
-    mlflow_health, server_health = f"{mlflow}/health", f"{server}/api/health"
-    _start(settings, "mlflow", _mlflow_command, environment, mlflow, mlflow_health)
-    _start(settings, "server", _server_command, environment, server, server_health)
-    _wait_until_up(settings, "mlflow", mlflow_health)
-    _wait_until_up(settings, "server", server_health)
+    environment = server_environment(settings)
+    mlflow, server = start_servers(settings, environment)
     _run(environment, "prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _run(environment, "prefect", "--no-prompt", "deploy", "--all")
     _run(environment, "flows.automations")
@@ -46,6 +51,20 @@ def up(settings: Settings) -> None:
     # MLflow opens on its pages for chats with language models unless it is told what one came for.
     print(f"Prefect   {server}\nMLflow    {mlflow}/#/experiments?workflowType=machine_learning")
     print(f"a run     PREFECT_API_URL={server}/api .venv/bin/prefect deployment run pipeline/flights")
+
+
+def start_servers(settings: Settings, environment: Mapping[str, str]) -> tuple[str, str]:
+    """MLflow and Prefect; where they answer."""
+    refuse_open_servers(settings, environment)
+    mlflow, server = mlflow_address(settings), server_address(settings)
+    # Both at once: each takes seconds to come up.
+    mlflow_health, server_health = f"{mlflow}/health", f"{server}/api/health"
+    told = dict(environment) | _mlflow_environment(settings)
+    _start(settings, "mlflow", _mlflow_command, told, mlflow, mlflow_health)
+    _start(settings, "server", _server_command, environment, server, server_health)
+    _wait_until_up(settings, "mlflow", mlflow_health)
+    _wait_until_up(settings, "server", server_health)
+    return mlflow, server
 
 
 def down(settings: Settings) -> None:
@@ -62,12 +81,44 @@ def status(settings: Settings) -> None:
         print(f"{name:8}  {'not running' if pid is None else f'running, process {pid}  {where}'}".rstrip())
 
 
+def refuse_open_servers(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Whoever reaches the Prefect server can run code here, whoever reaches MLflow can change models.
+
+    Raises:
+        PerennialError: one that others can reach, without authentication.
+    """
+    for setting, host, variable, form in (
+        ("PERENNIAL_SERVER_HOST", settings.server_host, "PREFECT_SERVER_API_AUTH_STRING", "user:password"),
+        ("PERENNIAL_MLFLOW_HOST", settings.mlflow_host, "MLFLOW_AUTH_ADMIN_PASSWORD", "a password"),
+    ):
+        secret = environment.get(variable, "")
+        if not is_loopback(host) and not (len(secret) >= MIN_SECRET and (":" in secret or ":" not in form)):
+            raise PerennialError(
+                "a server that others can reach needs authentication",
+                got=f"{setting}={host}, and {variable} {'too short or not of that form' if secret else 'not set'}",
+                expected=f"loopback, or {variable} as {form} of {MIN_SECRET} characters or more",
+                fix=f"set {variable}, and see that what lies between encrypts: the servers themselves speak plain HTTP",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def server_address(settings: Settings) -> str:
-    return f"http://{settings.server_host}:{settings.server_port}"
+    return f"http://{_reachable(settings.server_host)}:{settings.server_port}"
 
 
 def mlflow_address(settings: Settings) -> str:
-    return f"http://127.0.0.1:{settings.mlflow_port}"
+    return f"http://{_reachable(settings.mlflow_host)}:{settings.mlflow_port}"
+
+
+def _reachable(host: str) -> str:
+    """Where this machine finds a server that is bound to every address of it."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
 
 
 def server_environment(settings: Settings) -> dict[str, str]:
@@ -78,6 +129,8 @@ def server_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": f"{server_address(settings)}/api",
     }
     defaults = {
+        # Deployments, worker and runs speak to their own server.
+        **({"PREFECT_API_AUTH_STRING": auth} if (auth := os.environ.get("PREFECT_SERVER_API_AUTH_STRING")) else {}),
         # Leases in memory crash a long run that holds one when the server restarts.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
@@ -118,12 +171,6 @@ def _wait_until_up(settings: Settings, name: str, health: str | None) -> None:
 
 
 def _server_command(settings: Settings) -> list[str]:
-    if settings.server_host not in LOOPBACK and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        raise PerennialError(
-            "a server that others can reach needs authentication", got=f"PERENNIAL_SERVER_HOST={settings.server_host}",
-            expected="loopback, or PREFECT_SERVER_API_AUTH_STRING set",
-            fix="set PREFECT_SERVER_API_AUTH_STRING and PREFECT_API_AUTH_STRING to user:password",
-        )  # fmt: skip
     at = ["--host", settings.server_host, "--port", str(settings.server_port)]
     return [sys.executable, "-m", "prefect", "server", "start", *at]
 
@@ -133,9 +180,23 @@ def _mlflow_command(settings: Settings) -> list[str]:
 
     # Two processes that first use an empty database crash each other.
     create_database(settings.mlflow_uri, settings.mlflow_artifacts)
-    at = ["--host", "127.0.0.1", "--port", str(settings.mlflow_port), "--workers", "1"]
-    stores = ["--backend-store-uri", settings.mlflow_uri, "--default-artifact-root", settings.mlflow_artifacts]
-    return [sys.executable, "-m", "mlflow", "server", *at, *stores, "--no-serve-artifacts"]
+    at = ["--host", settings.mlflow_host, "--port", str(settings.mlflow_port), "--workers", "1"]
+    guard = [] if is_loopback(settings.mlflow_host) else ["--app-name", "basic-auth"]
+    return [sys.executable, "-m", "mlflow", "server", *at, "--no-serve-artifacts", *guard]
+
+
+def _mlflow_environment(settings: Settings) -> dict[str, str]:
+    """Where its data lies, and off loopback what its authentication needs: whoever is on the machine can read a command
+    line, and a URI may hold a password."""
+    told = {
+        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": settings.mlflow_artifacts,
+    }
+    if is_loopback(settings.mlflow_host):
+        return told
+    file = settings.root / "services" / "mlflow_auth.ini"
+    write_text_atomically(file, MLFLOW_AUTH.format(home=settings.root))
+    return told | {"MLFLOW_AUTH_CONFIG_PATH": str(file), "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32)}
 
 
 def _worker_command(settings: Settings) -> list[str]:

@@ -34,7 +34,9 @@ def _show(run: Run, evaluation: Evaluation, entry: LedgerEntry) -> LedgerEntry:
 
 def _next_steps(run: Run) -> list[tuple[str, str]]:
     settings = load_settings()
-    mlflow = f".venv/bin/mlflow ui --backend-store-uri {shlex.quote(settings.mlflow_uri)}"
+    # A URI that was given may hold a password, and this stands in the log.
+    database = '"$PERENNIAL_TRACKING_URI"' if settings.tracking_uri else shlex.quote(settings.mlflow_uri)
+    mlflow = f".venv/bin/mlflow ui --backend-store-uri {database}"
     prefect = f"PREFECT_HOME={shlex.quote(str(settings.root / 'prefect'))} .venv/bin/prefect server start"
     return [
         ("plots", str(run.folder / "plots")),

@@ -6,6 +6,7 @@ import sys
 import urllib.request
 from datetime import datetime
 
+import psutil
 import pytest
 import yaml
 
@@ -48,6 +49,17 @@ def test_up_twice_is_harmless(home):
     assert home.processes() >= before
     assert home.dead_runs() == dead_runs  # a new one would have forgotten which runs it watches
     assert len(dead_runs) == 2
+
+
+def test_they_listen_on_loopback_alone(home):
+    listening = [
+        connection.laddr.ip
+        for process in home.processes()
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 2
+    assert set(listening) == {"127.0.0.1"}
 
 
 def test_a_port_that_is_taken_is_told(home, tmp_path):

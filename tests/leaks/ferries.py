@@ -92,6 +92,7 @@ class Ferries:
     rows: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     recent: str = RECENT
+    extra: dict[str, Any] = field(default_factory=dict)  # tables with sources of their own
 
     def train(self) -> TrainingSetRef:
         """Every stage from the source files to the training set."""
@@ -128,7 +129,9 @@ class Ferries:
                 path = self.home / f"{name}.parquet"
                 connection.execute(f"copy ({self.rows.get(name, f'from {name}')}) to '{path}' (format parquet)")
                 data["tables"][name]["source"] = {"format": "parquet", "path": str(path)}
-                (suites / f"{name}.json").write_text(json.dumps({"name": name, "expectations": []}))
+        data["tables"] |= self.extra
+        for name in data["tables"]:
+            (suites / f"{name}.json").write_text(json.dumps({"name": name, "expectations": []}))
         return Recipe.model_validate(data)
 
 

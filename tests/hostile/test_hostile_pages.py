@@ -1,0 +1,56 @@
+"""What stands in the data is shown, never run: pages escape names and values, whoever wrote them."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.core.records import Finding
+from tasks.stores.suites import audit, load_suite
+
+EVIL = "<script>alert('x')</script>"
+IMAGE = '"><img src=x onerror=alert(1)>'
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and whether our words became one."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.scripts: list[str] = []
+        self.handlers: list[str] = []
+        self._in_script = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self._in_script = tag == "script"
+        self.handlers += [name for name, value in attributes if name.startswith("on") and "alert" in (value or "")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_script = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_script and "alert(" in data:
+            self.scripts.append(data)
+
+
+def test_data_docs_show_values_and_names_as_text(tmp_path: Path) -> None:
+    table = pa.table({"plain": [EVIL, IMAGE, "fine"], EVIL: [1, 2, 3]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    expectations = [
+        {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "plain", "value_set": ["fine"]}},
+        {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "plain", "value_set": [EVIL]}},
+        {"type": "expect_column_values_to_be_between", "kwargs": {"column": EVIL, "max_value": 1}},
+        {"type": "expect_column_most_common_value_to_be_in_set", "kwargs": {"column": "plain", "value_set": ["no"]}},
+    ]
+    (tmp_path / "suite.json").write_text(json.dumps({"name": EVIL, "expectations": expectations}))
+    standing = Finding(
+        expectation="rows", column=None, severity="critical", scope="batch", failing_rows=1, reason=f"value {IMAGE}"
+    )
+    page = tmp_path / "page.html"
+    audit(str(tmp_path / "rows.parquet"), load_suite(tmp_path / "suite.json"), docs=page, standing=[standing])
+    found = Tags(page.read_text())
+    assert (found.scripts, found.handlers) == ([], [])
+    assert "alert(" in page.read_text(), "it is shown"
