@@ -34,7 +34,8 @@ class Week:
     trailing: float | None
     promised: float
     is_lost: bool
-    gain: float | None  # of the probe, the lower bound
+    is_worth_it: bool  # what newer rows are worth to the probe
+    cause: str | None  # of a retrain
     drifted: tuple[str, ...]
     faults: tuple[str, ...]
     effect: str | None  # of the last promotion, once enough has matured
@@ -90,7 +91,8 @@ def _week(report: Any, decision: Any, entry: Any, told: Any) -> Week:
         trailing=quality.value.value if quality.value else None,
         promised=quality.promised.value,
         is_lost=quality.is_lost,
-        gain=seen.probe.gain.low if seen.probe else None,
+        is_worth_it=seen.probe is not None and seen.probe.is_worth_it,
+        cause=decision.cause,
         drifted=seen.drifted,
         faults=seen.faults,
         effect=report.effect.told if report.effect and report.effect != told else None,
