@@ -7,16 +7,18 @@ import atexit
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.account import in_run
-from tasks.core.owners import MEMORY, UNFINISHED, is_left, unfinished
+from tasks.core.owners import MEMORY, UNFINISHED, unfinished
 
 # Where other writers have ways of their own, or another home lies.
 NOT_OURS = {"lake", "mlartifacts", "feast", "prefect", "logs", "services", "replays"}
+CLOCK_SECONDS = 2.0  # by which the start of a process and the time of a file may differ
 SERVER = "server"  # a note of this name says what server a process has started
 
 
@@ -54,6 +56,24 @@ def _unfinished(folder: Path) -> Iterator[Path]:
     # Not `rglob`, which fails where another run removes a folder meanwhile.
     for place, folders, files in os.walk(folder):
         yield from (Path(place, name) for name in (*folders, *files) if UNFINISHED.fullmatch(name))
+
+
+def is_left(path: Path) -> bool:
+    """Whether its maker is dead. True only where it can be known: on this machine."""
+    import psutil
+
+    _, host, process = path.name.rsplit("~", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        found = psutil.Process(int(process))
+        # A process that began after the file was last written is another one with the same number.
+        began = found.create_time() if found.status() != psutil.STATUS_ZOMBIE else float("inf")
+        return began > path.stat().st_mtime + CLOCK_SECONDS
+    except psutil.NoSuchProcess:
+        return True
+    except FileNotFoundError:  # finished at this moment
+        return False
 
 
 def note_server(root: Path, process: int) -> None:

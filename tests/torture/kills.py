@@ -76,9 +76,8 @@ class Zygote:
         return self._ask(wait=process.pid)
 
     def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(120)
+        with self.process:  # closes its pipes, which ends it, and waits
+            pass
 
 
 @dataclass
