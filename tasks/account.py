@@ -53,8 +53,9 @@ def markdown_artifact(key: str, markdown: str, description: str) -> None:
     """Show a page in the Prefect UI, where there is a run to show it in."""
     from prefect.artifacts import create_markdown_artifact
 
+    # Names and values of the data are text, whatever a Markdown renderer would make of their brackets.
     if in_run():
-        create_markdown_artifact(markdown, key=key.replace("_", "-"), description=description)
+        create_markdown_artifact(markdown.replace("<", "&lt;"), key=key.replace("_", "-"), description=description)
 
 
 @contextmanager

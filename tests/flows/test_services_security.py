@@ -62,7 +62,7 @@ def open_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pat
     try:
         done = subprocess.run(
             [sys.executable, "-c", START], cwd=ROOT, env=home.environment | everywhere | WITH_AUTH, capture_output=True,
-            text=True, timeout=400, check=False,
+            text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         yield home.folder, f"http://127.0.0.1:{home.mlflow}", f"http://127.0.0.1:{home.server}"

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from tasks.account import markdown_artifact
+from tasks.core import drift_table
+from tasks.core.drift import Binning, ColumnDrift
 from tasks.core.records import Finding
+from tasks.core.reference import ColumnReference
 from tasks.stores.suites import audit, load_suite
 
 EVIL = "<script>alert('x')</script>"
@@ -54,3 +59,26 @@ def test_data_docs_show_values_and_names_as_text(tmp_path: Path) -> None:
     found = Tags(page.read_text())
     assert (found.scripts, found.handlers) == ([], [])
     assert "alert(" in page.read_text(), "it is shown"
+
+
+@pytest.mark.parametrize("evil", [EVIL, IMAGE])
+def test_what_moved_shows_columns_and_categories_as_text(evil: str) -> None:
+    binning = Binning(column=evil, kind="categorical", categories=(evil, "fine"))
+    reference = ColumnReference(binning=binning, first_day=0, counts=((50, 50, 0, 0, 0),))
+    drift = ColumnDrift(
+        column=evil, kind="categorical", statistics={"psi": 0.5}, thresholds={"psi": 0.1}, null_fraction=0.0,
+        reference_null_fraction=0.0, unseen_fraction=0.0, is_drifted=True,
+    )  # fmt: skip
+    page = drift_table._column(drift, reference, [80, 20, 0, 0, 0], ())
+    found = Tags(page)
+    assert (found.scripts, found.handlers) == ([], [])
+    assert page.count("alert(") >= 3, "the column's name, its category in words, and in the picture"
+
+
+def test_what_a_run_shows_in_markdown_has_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr("tasks.account.in_run", lambda: True)
+    monkeypatch.setattr("prefect.artifacts.create_markdown_artifact", lambda text, **_: shown.append(text))
+    markdown_artifact("a-page", f"| {EVIL} |\n- carrier={IMAGE} looks inverted", "a page")
+    assert not any("<" in text for text in shown)
+    assert "alert(1)" in shown[0]
