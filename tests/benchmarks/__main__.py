@@ -2,12 +2,29 @@
 
 import sys
 
-from tests.benchmarks import bench_gate, bench_join, bench_monitor, bench_score, gate_simulation, monitor_false_alarms
+from tests.benchmarks import (
+    bench_features,
+    bench_fit,
+    bench_gate,
+    bench_ingest,
+    bench_join,
+    bench_materialize,
+    bench_monitor,
+    bench_score,
+    bench_validation,
+    gate_simulation,
+    monitor_false_alarms,
+)
 
 BENCHMARKS = {
     "gate": bench_gate.main,
     "gate_simulation": gate_simulation.main,
+    "ingest": bench_ingest.main,
+    "validation": bench_validation.main,
+    "features": bench_features.main,
+    "materialize": bench_materialize.main,
     "join": bench_join.main,
+    "fit": bench_fit.main,
     "monitor": bench_monitor.main,
     "score": bench_score.main,
     "monitor_false_alarms": monitor_false_alarms.main,

@@ -2,12 +2,14 @@
 
 Entity rows are joined with three views from the same Delta files: one of many keys by the hour (ttl a day), one of few
 keys by the hour that is known an hour late (ttl three hours), one row per key (no ttl). The result is a Parquet file in
-the order of the entity rows; ours and the one by hand must be equal. Feast's `file` store (dask) is given few rows.
+the order of the entity rows; ours and the one by hand must be equal. Feast's `file` store (dask) is given few rows, and
+so is its `duckdb` store, where ibis-framework[duckdb] is installed.
 
 Run: python -m tests.benchmarks join [--rows 1000000 10000000]
 """
 
 import argparse
+import importlib.util
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -110,8 +112,13 @@ def by_hand(folder: str) -> int:
         return int(connection.execute(f"copy ({query}) to '{folder}/by_hand.parquet'").fetchall()[0][0])
 
 
-def stock(folder: str) -> int:
-    """Feast's own `file` store on plain Parquet files; it may lose rows."""
+def stock_duckdb(folder: str) -> int:
+    """Feast's own `duckdb` store, honouring known time; needs `ibis-framework[duckdb]`."""
+    return stock(folder, "duckdb", filter_by_created_timestamp=True)
+
+
+def stock(folder: str, kind: str = "file", **options: bool) -> int:
+    """Feast's own stores on plain Parquet files; `file` may lose rows."""
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
@@ -123,14 +130,14 @@ def stock(folder: str) -> int:
             connection.execute(f"copy {name} to '{path}'")
         entities = connection.sql("select key, place, label, event_timestamp from entities").df()
     config = {
-        "project": "bench", "provider": "local", "registry": f"{folder}/registry.db", "offline_store": {"type": "file"},
+        "project": "bench", "provider": "local", "registry": f"{folder}/registry.db", "offline_store": {"type": kind},
         "online_store": None, "entity_key_serialization_version": 3,
     }  # fmt: skip
     store, views = FeatureStore(config=RepoConfig(**config)), feast_views(paths)
     store.apply([*{key: entity for view in views for key, entity in _entities(view).items()}.values(), *views])
     refs = [name.replace("__", ":") for name in NAMES]
-    table = store.get_historical_features(entity_df=entities, features=refs, full_feature_names=True).to_arrow()
-    return int(table.num_rows)
+    asked = {"entity_df": entities, "features": refs, "full_feature_names": True, **options}
+    return int(store.get_historical_features(**asked).to_arrow().num_rows)
 
 
 def _entities(view: Any) -> dict[str, Any]:
@@ -167,9 +174,10 @@ def main() -> None:
         _compare(
             rows, max(rows // 2_000, 1), {"ours": f"{HERE}:ours", "by hand": f"{HERE}:by_hand"}, chosen.repetitions
         )
-    _compare(
-        FEW_ROWS, FEW_KEYS, {"ours": f"{HERE}:ours", "by hand": f"{HERE}:by_hand", "feast file": f"{HERE}:stock"}, 1
-    )
+    few = {"ours": f"{HERE}:ours", "by hand": f"{HERE}:by_hand", "feast file": f"{HERE}:stock"}
+    if importlib.util.find_spec("ibis"):
+        few["feast duckdb"] = f"{HERE}:stock_duckdb"
+    _compare(FEW_ROWS, FEW_KEYS, few, 1)
 
 
 def _compare(rows: int, keys: int, functions: dict[str, str], repetitions: int) -> None:
