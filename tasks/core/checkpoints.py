@@ -80,7 +80,7 @@ def find_checkpoint(output: Path, *, is_selected: bool, tell: Callable[[str], No
             if is_selected and progress["best_epoch"]:
                 _read(folder / BEST)
         except Exception as error:  # whatever half a file makes of its reader
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]
             tell(f"checkpoint {path.name} lost: {reason}; the fit goes on from the one before, if that is whole")
             continue
         return path
