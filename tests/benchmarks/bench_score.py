@@ -1,7 +1,8 @@
 """Rows per CPU second: of batch scoring by the served model, and of the training batches.
 
 Scoring 1 million rows of 20 numbers and 10 names, from Arrow to scores, stands beside the bare exported program on
-tensors that are there already. An epoch of training batches stands beside torch's row-wise DataLoader.
+tensors that are there already; reading the rows and writing the lines of the log are told apart. An epoch of training
+batches stands beside torch's row-wise DataLoader.
 
 Run: python -m tests.benchmarks score
 """
@@ -15,13 +16,17 @@ from statistics import median
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from tasks.core.batches import Encoder, TensorRows, TrainingBatches
 from tasks.core.export import ServedNetwork, export_model
 from tasks.core.heads import Head
+from tasks.core.model_rows import TIME
 from tasks.core.networks import build_network
+from tasks.core.predictions import log_lines
 from tasks.core.preprocessing import fit_category_table, fit_label, fit_numeric_preprocessing
+from tasks.core.records import Inputs
 from tests.benchmarks.measuring import machine, measure
 
 ROWS, EPOCH_ROWS, BATCH_ROWS, REPETITIONS = 1_000_000, 337_000, 4_096, 3
@@ -72,7 +77,7 @@ def tell(title: str, rows: int, spent: dict[str, list[float]], first: str) -> No
     for name, each in spent.items():
         ratios = [one / other for one, other in zip(spent[first], each, strict=True)]
         beside = "" if name == first else f"  {first}: {median(ratios):.2f} x ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"  {name:22}{median(each):6.2f} CPU s {rows / median(each) / 1e3:8,.0f} thousand rows/CPU s{beside}")
+        print(f"  {name:26}{median(each):6.2f} CPU s {rows / median(each) / 1e3:8,.0f} thousand rows/CPU s{beside}")
 
 
 def score(folder: str, num_rows: int) -> dict[str, list[float]]:
@@ -88,7 +93,23 @@ def score(folder: str, num_rows: int) -> dict[str, list[float]]:
             return [model.program(numeric[s : s + PROGRAM_ROWS], codes[s : s + PROGRAM_ROWS]) for s in starts]
 
     assert np.array_equal(torch.cat(bare()).numpy(), model.predict(rows)), "both must give the same scores"
-    return cpu_seconds({"served model": lambda: model.predict(rows), "bare program": bare})
+    scores, source, log = model.predict(rows), f"{folder}/rows.parquet", f"{folder}/log.parquet"
+    times = pa.array(np.arange(num_rows) * 1_000_000, pa.timestamp("us", "UTC"))
+    joined = rows.append_column(TIME, times).append_column("key", pa.array(np.arange(num_rows)))
+    pq.write_table(rows, source)
+    inputs = Inputs(numeric=NUMBERS, categorical=NAMES)
+
+    def write() -> None:
+        pq.write_table(log_lines(joined, scores, key=("key",), inputs=inputs, classes=(), version=1), log)
+
+    return cpu_seconds(
+        {
+            "served model": lambda: model.predict(rows),
+            "bare program": bare,
+            "reading from Parquet": lambda: pq.read_table(source),
+            "lines of the log, written": write,
+        }
+    )
 
 
 def load(folder: str, num_rows: int) -> dict[str, list[float]]:
