@@ -69,6 +69,14 @@ class LitModule(pl.LightningModule):
         self._loss_sum, self._loss_rows = torch.zeros(()), 0
         return mean
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["epoch_loss"] = [float(self._loss_sum), self._loss_rows]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # So that the mean of an epoch that is gone on with is that of all of its steps.
+        total, self._loss_rows = checkpoint.get("epoch_loss", (0.0, 0))
+        self._loss_sum = torch.tensor(total)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip, and stop at the first gradient norm that is not finite.
 
