@@ -128,13 +128,16 @@ def fit_spec(
 
 
 def metric_rows(lines: Metrics, kind: str) -> list[tuple[str, float, int]]:
-    """The stream's lines as (name, value, epoch). A refit's curve stands beside the fit's, not on it."""
+    """The stream's lines as (name, value, epoch). A refit's curve stands beside the fit's, not on it.
+
+    Without its seconds: an epoch that is done again after a kill gives the same numbers but for the time it took.
+    """
     prefix = "" if kind == "fit" else f"{kind}_"
     return [
         (prefix + name, float(value), line["epoch"])
         for line in lines
         for name, value in line.items()
-        if name not in ("epoch", "step")
+        if name not in ("epoch", "step", "seconds")
     ]
 
 

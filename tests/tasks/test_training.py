@@ -16,7 +16,7 @@ from configs.recipe import ModelSection
 from tasks import fit_process
 from tasks.core.errors import FitError
 from tasks.core.records import FitResult, FitSpec, ModelRef, RowRange, TrainingSetRef, Window
-from tasks.training import fit_model, launch_fit
+from tasks.training import fit_model, launch_fit, metric_rows
 
 MakeFitSpec = Callable[..., FitSpec]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -205,3 +205,10 @@ def test_a_warm_start_begins_where_the_champion_is(
         with pytest.raises(FitError):
             fit_model.fn("made_up", training_set_of(spec), model, 7, "decision", "run", champion=known)
     assert [spec.warm_start for spec in given] == [str(tmp_path / "version 3"), None, None]
+
+
+def test_an_epoch_that_is_done_again_after_a_kill_is_the_same_row_of_the_curve() -> None:
+    line = {"epoch": 2, "step": 20, "seconds": 1.5, "train_loss": 0.4, "learning_rate": 0.1}
+    rows = metric_rows([line], "refit")
+    assert rows == metric_rows([line | {"seconds": 7.5}], "refit")
+    assert rows == [("refit_train_loss", 0.4, 2), ("refit_learning_rate", 0.1, 2)]
