@@ -1,5 +1,9 @@
-"""Every benchmark in turn: `python -m tests.benchmarks`, or those that are named: `python -m tests.benchmarks gate`."""
+"""Every benchmark in turn: `python -m tests.benchmarks`, or those that are named: `python -m tests.benchmarks gate`.
 
+Options that follow the names are handed on.
+"""
+
+import itertools
 import sys
 
 from tests.benchmarks import (
@@ -32,10 +36,11 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    asked = sys.argv[1:] or list(BENCHMARKS)
+    named = list(itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:]))
+    asked, options = named or list(BENCHMARKS), sys.argv[1 + len(named) :]
     if unknown := sorted(set(asked) - set(BENCHMARKS)):
         sys.exit(f"no benchmark {unknown}; there are {sorted(BENCHMARKS)}")
-    sys.argv = sys.argv[:1]
+    sys.argv = [sys.argv[0], *options]
     for name in asked:
         print(f"\n== {name}", flush=True)
         BENCHMARKS[name]()
