@@ -16,6 +16,7 @@ from tests.benchmarks import (
     bench_monitor,
     bench_score,
     bench_validation,
+    gate_real_fits,
     gate_simulation,
     monitor_false_alarms,
 )
@@ -23,6 +24,7 @@ from tests.benchmarks import (
 BENCHMARKS = {
     "gate": bench_gate.main,
     "gate_simulation": gate_simulation.main,
+    "gate_real_fits": gate_real_fits.main,
     "ingest": bench_ingest.main,
     "validation": bench_validation.main,
     "features": bench_features.main,
