@@ -384,15 +384,15 @@ class Lake:
             yield
 
 
-class _OvertakenError(Exception):
-    """Another writer committed first."""
-
 def _filesystem(uri: str) -> tuple[Any, str]:
     """Of fsspec, with the path in it."""
     import fsspec
 
     return fsspec.core.url_to_fs(uri)
 
+
+class _OvertakenError(Exception):
+    """Another writer committed first."""
 
 
 def _facts(connection: "duckdb.DuckDBPyConnection") -> dict[str, str]:

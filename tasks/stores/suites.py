@@ -271,7 +271,10 @@ def _render(result: Any, findings: Sequence[Finding]) -> str:
         from great_expectations.render.renderer import ValidationResultsPageRenderer
         from great_expectations.render.view import DefaultJinjaPageView
 
-        page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))
+        document = ValidationResultsPageRenderer().render(result)
+        escaped = _escaped(document)
+        document.to_json_dict = lambda: escaped
+        page = DefaultJinjaPageView().render(document)
     rows = "".join(
         f"<li><b>{f.severity}</b> ({f.scope}): {html.escape(f.reason)}"
         f"{f', {f.failing_rows:,} rows' if f.failing_rows else ''}</li>"
@@ -279,6 +282,20 @@ def _render(result: Any, findings: Sequence[Finding]) -> str:
     )
     summary = f"<ul>{rows}</ul>" if findings else "<p>Nothing: every expectation holds.</p>"
     return str(page).replace("<body>", f'<body><main style="padding:1em"><h1>What did not hold</h1>{summary}</main>', 1)
+
+
+def _escaped(node: Any) -> Any:
+    """A rendered document with every text in it as text: Great Expectations puts names and values into its page as they
+    are, and a value of the data would run as a script."""
+    if isinstance(node, str):
+        return html.escape(node)
+    if isinstance(node, list | tuple):
+        return [_escaped(inner) for inner in node]
+    if isinstance(node, dict):
+        return {_escaped(key): _escaped(inner) for key, inner in node.items()}
+    if hasattr(node, "to_json_dict"):
+        return _escaped(node.to_json_dict())
+    return node
 
 
 def _finding(one: Any, suite: Suite) -> Finding | None:
