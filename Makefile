@@ -13,7 +13,7 @@ run: $(READY) ## Train the first champion on real flights, then judge a challeng
 	@$(BIN)/python -m flows.pipeline --recipe flights --as-of 2013-04-01 --as-of 2013-07-01
 
 test: $(READY) ## Run every test
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: $(READY) ## Verify style, types and the layers of the architecture
 	@$(BIN)/ruff format --check .

