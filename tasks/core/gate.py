@@ -30,6 +30,7 @@ from tasks.core.verdicts import (
     decide_first,
     find_failures,
     find_shortage,
+    rejecting,
     spent_level,
 )
 
@@ -102,10 +103,9 @@ def judge_nothing(rules: Rules, mode: Mode, rows_per_day: float) -> Verdict:
 
 
 def shown_worse(rules: Rules, champion: ScoredModel, displaced: ScoredModel) -> tuple[str, ...]:
-    """Why a champion should give its place back, on rows that came after; empty where the gate does not reject it."""
+    """Why a champion should give its place back, on rows that came after: whatever would reject it, as a refresh."""
     comparisons = _compare_all(rules, "refresh", dict(_differences(rules, champion, displaced)), None)
-    outcome, reasons = decide(rules, "refresh", comparisons, unit=champion.rows.unit)
-    return tuple(reasons) if outcome == "reject" else ()
+    return rejecting(rules, "refresh", comparisons, champion.rows.unit)
 
 
 def baseline_wins(verdict: Verdict) -> bool:

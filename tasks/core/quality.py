@@ -50,17 +50,16 @@ class Effect(Record):
     window: Window
     rows: int
     difference: Interval
-    worse: tuple[str, ...] = ()  # the gate's reasons, where it shows the champion worse than the one before it
+    worse: tuple[str, ...] = ()  # what the gate, its guards too, shows to be worse than with the one before it
 
     @property
     def told(self) -> str:
         found = self.difference
         bounds = f"({found.low:+.4f} to {found.high:+.4f})"
         said = "helped" if found.low > 0 else "did harm" if found.high < 0 else "made no clear difference"
-        return (
-            f"version {self.version} {said}: {self.metric} {found.value:+.4f} {bounds} against version "
-            f"{self.previous} on {self.rows:,} matured rows"
-        )
+        told = f"version {self.version} {said}: {self.metric} {found.value:+.4f} {bounds}"
+        by_gate = f"; the gate shows it worse: {'; '.join(self.worse)}" if self.worse else ""
+        return f"{told} against version {self.previous} on {self.rows:,} matured rows{by_gate}"
 
 
 def plain(rows: GateRows) -> GateRows:

@@ -105,6 +105,15 @@ def decide(
     return "undecided", reasons
 
 
+def rejecting(rules: Rules, mode: Mode, comparisons: Sequence[Comparison], unit: str) -> tuple[str, ...]:
+    """A sentence for each comparison that by itself rejects."""
+    return tuple(
+        describe(found, unit)
+        for found in comparisons
+        if (_standing(rules, mode, found) == "fail" if found.role == "primary" else found.outcome == "worse")
+    )
+
+
 def _standing(rules: Rules, mode: Mode, found: Comparison) -> Literal["pass", "fail", "open"]:
     """Of the primary metric against one model. Fewer than ten clusters show nothing."""
     if found.clusters < MIN_CLUSTERS:

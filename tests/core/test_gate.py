@@ -10,7 +10,7 @@ import pytest
 from configs.recipe import GateSection
 from tasks.core.clusters import Estimate, Replicates, estimate
 from tasks.core.comparisons import Difference, compare, describe, difference, watch
-from tasks.core.gate import baseline_wins, judge, judge_nothing, mode_of, refit_check
+from tasks.core.gate import baseline_wins, judge, judge_nothing, mode_of, refit_check, shown_worse
 from tasks.core.records import Verdict, Window
 from tasks.core.scorecards import GateRows, ScoredModel, SliceColumn
 from tasks.core.verdicts import decide, find_failures
@@ -154,6 +154,16 @@ def test_a_guard_that_is_shown_worse_rejects_what_ranks_better(pair):
     assert verdict.outcome == "reject"
     assert "log_loss" in verdict.reasons[1]
     assert "shown worse" in verdict.reasons[1]
+
+
+def test_what_later_rows_show_worse_is_named_and_a_better_rank_does_not_hide_a_worse_guard(pair):
+    better, worse = pair
+    rules = make_rules(guards={"log_loss": 0.01})
+    assert shown_worse(rules, better, worse) == ()
+    assert [reason.split()[0] for reason in shown_worse(rules, worse, better)] == ["auc", "log_loss"]
+    sure = ScoredModel("sure", better.rows, np.where(better.scores > 0.5, 0.999, 0.001) * 0.5 + better.scores * 0.5)
+    told = shown_worse(rules, ScoredModel("sure", better.rows, sure.scores**4), worse)
+    assert [reason.split()[0] for reason in told] == ["log_loss"]
 
 
 def test_a_guard_that_cannot_be_told_keeps_a_better_challenger_back(pair):
