@@ -299,8 +299,7 @@ class GovernSection(Section):
     min_new_labels: int = Field(default=1000, ge=0)  # matured since the last retrain
     budget: int = Field(default=4, ge=1)  # retrains at most,
     budget_period: Duration = timedelta(days=90)  # in any span of this length
-    # Retrain after so long without one, unless a probe sees too little in newer rows; none: never for age alone.
-    refresh_every: Duration | None = None
+    refresh_every: Duration | None = None  # retrain after this long without one; none: never for age alone
     max_attempts: int = Field(default=3, ge=1)  # at one decision, when its runs die
 
     @model_validator(mode="after")

@@ -118,9 +118,8 @@ def judge_probe(
     made = [{name: ScoredModel(name, plain(rows), values) for name, values in told.items()} for rows, told in on]
     newest = (made[1]["now"], made[1]["champion"])
     probe = make_probe(
-        made[0]["now"], made[0]["then"], newest, gate.primary, margin=gate.margin, level=monitor.probe.level,
-        has_newer=windows.now.end > windows.then.end,
-    )  # fmt: skip
+        made[0]["now"], made[0]["then"], newest, gate.primary, margin=gate.margin, level=monitor.probe.level
+    )
     line.note(f"{test.num_rows:,} rows to test on")
     line.note("too few days to tell" if probe is None else f"newer rows are worth {probe.gain.value:+.4f}")
     return Probed(probe, label_faults(newest[1]))

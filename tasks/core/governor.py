@@ -28,7 +28,7 @@ class Policy(Record):
     min_new_labels: int  # matured since the last retrain
     budget: int  # retrains, at most,
     budget_period: timedelta  # in any span of this length
-    refresh_every: timedelta | None = None  # after so long, unless newer rows look worthless; None: never for age
+    refresh_every: timedelta | None = None  # retrain after this long without one; None: never for age alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,6 @@ class Probe(Record):
     gain: Interval  # of them over trees that were fitted on rows until the champion was made, paired
     no_skill: float
     is_worth_it: bool = False  # the gain is shown to be above the gate's margin
-    looks_worthless: bool = False  # there are newer rows, and the gain as it was found is not above it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +161,9 @@ def _wish(
         )
     last = done[-1].as_of if done else None
     if policy.refresh_every is not None and last is not None and as_of - last >= policy.refresh_every:
-        due = f"the last retrain was {_days(as_of - last)} ago, a refresh is due every {_days(policy.refresh_every)}"
-        if probe is None or not probe.looks_worthless:
-            return "refresh", (due,)
-        if not requested:
-            return None, (f"{due}, but newer rows look to be worth too little to a probe ({_span(probe.gain)})",)
+        return "refresh", (
+            f"the last retrain was {_days(as_of - last)} ago, a refresh is due every {_days(policy.refresh_every)}",
+        )
     if requested:
         return "event", ("an event from outside asks for a retrain",)
     if recent and recent[-1].is_quality_lost:

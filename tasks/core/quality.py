@@ -104,13 +104,12 @@ def make_probe(
     *,
     margin: float,
     level: float,
-    has_newer: bool = True,
 ) -> Probe | None:
     """Trees on the rows of now and of then, over the test; `newest` are those of now and the champion on the newest
     rows alone, where a fault in the labels shows first.
 
     The same learner stands on both sides, so that what is between them is what the rows between are worth, whichever
-    kind of model the champion is. `has_newer`: there are rows between.
+    kind of model the champion is.
     """
     gain, found = difference(now, then, metric), [measure(model, metric) for model in newest]
     if gain.estimate.clusters < MIN_CLUSTERS or found[0] is None or found[1] is None:
@@ -121,7 +120,6 @@ def make_probe(
         champion=_oriented(found[1], measured),
         gain=gain.interval,
         is_worth_it=bool(gain.estimate.lower(level) > margin),
-        looks_worthless=has_newer and gain.estimate.value <= margin,
         no_skill=measured.sign * no_skill(measured, newest[0].rows),
     )
 

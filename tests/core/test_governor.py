@@ -1,6 +1,5 @@
 """The governor tells broken data, harmless drift and mendable loss apart, and never breaks its own limits."""
 
-import dataclasses
 import itertools
 from datetime import UTC, datetime, timedelta
 
@@ -75,17 +74,6 @@ def test_a_retrain_is_made_where_a_probe_shows_that_it_helps_whether_or_not_the_
     assert (kept.action, kept.cause, len(kept.reasons)) == ("retrain", "quality", 1)
     assert "is better by 0.0300, 0.0200 to 0.0400" in kept.reasons[0]
     assert decide(week(0, **MENDABLE), week(1)).action == "wait", "the latest says nothing of the kind any more"
-
-
-def test_a_refresh_that_is_due_waits_while_newer_rows_look_worthless_unless_someone_asks():
-    old = (Retrain(as_of=START - timedelta(days=200), cause="person"),)
-    worthless = dataclasses.replace(probe(0.75, 0.001), looks_worthless=True)
-    told = decide(week(0, probe=worthless), retrains=old)
-    assert told.action == "wait"
-    assert "a refresh is due every 90 days, but newer rows look to be worth too little" in told.reasons[0]
-    assert decide(week(0, probe=probe(0.75, 0.009)), retrains=old).cause == "refresh"
-    assert decide(week(0), retrains=old).cause == "refresh", "without a probe it is age alone"
-    assert decide(week(0, probe=worthless), retrains=old, requested=True).cause == "event"
 
 
 HELPLESS = {"is_quality_lost": True, "probe": probe(0.65, 0.0)}

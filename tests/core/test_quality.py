@@ -58,14 +58,8 @@ def test_the_probe_is_ahead_by_what_newer_rows_are_worth_and_says_whether_that_i
     probe = make_probe(better, worse, (better, worse), "auc", margin=gain.low, level=0.2)
     assert probe.gain == gain
     assert probe.is_worth_it
-    assert not probe.looks_worthless
     assert not make_probe(better, worse, (better, worse), "auc", margin=gain.value, level=0.2).is_worth_it
-    same = make_probe(better, better, (better, worse), "auc", margin=0.0, level=0.2)
-    assert not same.is_worth_it
-    assert same.looks_worthless
-    assert not make_probe(
-        better, better, (better, worse), "auc", margin=0.0, level=0.2, has_newer=False
-    ).looks_worthless
+    assert not make_probe(better, better, (better, worse), "auc", margin=0.0, level=0.2).is_worth_it
     assert probe.no_skill == 0.5
     assert probe.score.low > probe.champion.high
 
