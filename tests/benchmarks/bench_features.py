@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from tests.benchmarks.many_flights import AS_OF, PROJECT, REAL_ROWS, START, enter, references
-from tests.benchmarks.measuring import Cost, machine, measure, measure_in_turn, ratio, typical
+from tests.benchmarks.measuring import Cost, machine, measure, measure_in_turn, print_costs
 
 HERE, MAKE = "tests.benchmarks.bench_features", "tests.benchmarks.many_flights:make_lake"
 IMPORTS = ("feast", "pandas", "prefect", "deltalake", "duckdb", "tasks.features", "tasks.stores.asof_store")
@@ -73,9 +73,7 @@ def compare(home: str, copies: int, repetitions: int, tables: list[str]) -> dict
     functions = {"ours": f"{HERE}:ours", "by hand": f"{HERE}:by_hand"}
     costs = measure_in_turn(functions, repetitions, IMPORTS, home=home, tables=tables)
     print(f"{copies * REAL_ROWS:,} flights, {', '.join(tables) or 'all feature tables'}")
-    for name, each in costs.items():
-        beside = "" if name == "ours" else f"  ours: {ratio(costs['ours'], each)}"
-        print(f"  {name:10}{typical(each)}  {typical(each).result:,} rows{beside}", flush=True)
+    print_costs(costs, "rows")
     return costs
 
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.measuring import Cost, machine, measure, ratio, typical
+from tests.benchmarks.measuring import Cost, machine, measure, measure_in_turn, ratio, typical
 
 HERE, IMPORTS = "tests.benchmarks.bench_fit", ("torch", "lightning.pytorch", "tasks.core.train")
 ROWS, DISK_ROWS, EPOCHS, BATCH_ROWS, CHUNK = 337_000, 3_370_000, 3, 4_096, 337_000
@@ -113,11 +113,11 @@ def main() -> None:
 
 def compare(folder: str, names: tuple[str, ...], rows: int, epochs: int, repetitions: int) -> dict[str, list[Cost]]:
     measure(f"{HERE}:make", folder=folder, rows=rows)
-    costs: dict[str, list[Cost]] = {name: [] for name in names}
-    for _ in range(repetitions):
-        for name in names:
-            done = measure(f"{HERE}:{name}", IMPORTS, folder=folder, rows=rows, epochs=epochs)
-            costs[name].append(Cost(*done.result, done.import_seconds, done.peak_mb, None))
+    functions = {name: f"{HERE}:{name}" for name in names}
+    done = measure_in_turn(functions, repetitions, IMPORTS, folder=folder, rows=rows, epochs=epochs)
+    costs = {
+        name: [Cost(*one.result, one.import_seconds, one.peak_mb, None) for one in each] for name, each in done.items()
+    }
     print(f"{rows:,} rows of 20 numbers and 10 names, batches of {BATCH_ROWS:,}, {epochs} passes")
     first = costs[names[0]]
     for name, each in costs.items():

@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from tests.benchmarks.many_flights import REAL_ROWS, enter, many, stage
-from tests.benchmarks.measuring import Cost, machine, measure, ratio, typical
+from tests.benchmarks.measuring import Cost, machine, measure, measure_in_turn, print_costs
 
 HERE = "tests.benchmarks.bench_validation"
 IMPORTS = ("duckdb", "pandas", "pyarrow.parquet", "sqlalchemy", "great_expectations", "tasks.stores.suites")
@@ -122,14 +122,10 @@ def main() -> None:
 def compare(home: str, rows: int, names: tuple[str, ...], repetitions: int) -> dict[str, list[Cost]]:
     if not Path(f"{home}/{rows}.parquet").exists():
         measure(f"{HERE}:make_rows", home=home, rows=rows)
-    costs: dict[str, list[Cost]] = {name: [] for name in names}
-    for _ in range(repetitions):
-        for name in names:
-            costs[name].append(measure(f"{HERE}:{name}", IMPORTS, path=f"{home}/{rows}.parquet"))
+    functions = {name: f"{HERE}:{name}" for name in names}
+    costs = measure_in_turn(functions, repetitions, IMPORTS, path=f"{home}/{rows}.parquet")
     print(f"{rows:,} rows, {len(expectations())} expectations")
-    for name, each in costs.items():
-        beside = "" if name == "ours" else f"  ours: {ratio(costs['ours'], each)}"
-        print(f"  {name:10}{typical(each)}  {typical(each).result} fail{beside}", flush=True)
+    print_costs(costs, "fail")
     return costs
 
 

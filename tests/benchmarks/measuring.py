@@ -71,6 +71,14 @@ def typical(costs: list[Cost]) -> Cost:
     return sorted(costs, key=lambda cost: cost.cpu_seconds)[len(costs) // 2]
 
 
+def print_costs(costs: dict[str, list[Cost]], unit: str) -> None:
+    """A line for each function with its result in `unit`; the first is ours, and beside the others stands its ratio."""
+    ours = next(iter(costs.values()))
+    for name, each in costs.items():
+        beside = "" if each is ours else f"  ours: {ratio(ours, each)}"
+        print(f"  {name:10}{typical(each)}  {typical(each).result:,} {unit}{beside}", flush=True)
+
+
 def machine() -> str:
     """In words: cores, memory, interpreter."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
