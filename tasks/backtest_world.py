@@ -26,7 +26,7 @@ from tasks.baselines import Scores
 from tasks.core.records import FitResult, RowRange, TableRef, TrainingSetRef, Verdict, Window, digest
 from tasks.core.splits import row_range, split_rows, split_windows
 from tasks.evaluation import score_models
-from tasks.matured import matured_rows
+from tasks.matured import effect_window, matured_rows
 from tasks.probing import Probed, judge_probe, probe_windows
 from tasks.resume import once
 from tasks.run import Run
@@ -188,7 +188,7 @@ class ReplayedWorld:
         """As the monitor looks back on a promotion: by the gate, on the rows that matured since."""
         from tasks.core.gate import shown_worse
 
-        window = Window(start=champion.made_at, end=champion.made_at + self.run.recipe.monitor.effect_after)
+        window = effect_window(self.run.recipe.monitor, champion.made_at)
         if as_of - self.own.label.maturity < window.end:
             return None
         models = [self._scored(one, window) for one in (champion, displaced)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from configs.recipe import GateSection
+from configs.recipe import GateSection, MonitorSection
 from tasks import home, joins
 from tasks.core import model_rows
 from tasks.core.predictions import CLASS, SCORE, VERSION
@@ -85,6 +85,11 @@ def matured_rows(
         rows, own.label.kind, window, clusters=clusters, entity=gate.entity if has_entity else None,
         serial=gate.serial, classes=classes,
     )  # fmt: skip
+
+
+def effect_window(monitor: MonitorSection, made_at: datetime) -> Window:
+    """The rows on which a champion and the one before it are compared."""
+    return Window(start=made_at, end=made_at + monitor.effect_after)
 
 
 def _logged(key: Sequence[str], version: int, window: Window, score: str, *, is_multiclass: bool) -> str:

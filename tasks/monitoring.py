@@ -60,7 +60,8 @@ def find_previous(project: str) -> Contender | None:
 @task(task_run_name="score previous")
 def score_previous(run: Run, champion: Contender, previous: Contender, tables: tuple[TableRef, ...]) -> None:
     """Score with the champion before this one, on the rows that will tell whether the change helped."""
-    found, wanted = scoring.unscored_window(run.project, previous, run.as_of), effect_window(run, champion.as_of)
+    found = scoring.unscored_window(run.project, previous, run.as_of)
+    wanted = matured.effect_window(run.recipe.monitor, champion.as_of)
     window = Window(start=max(found.start, wanted.start), end=min(run.as_of, wanted.end))
     if window.start < window.end and previous.ref is not None:
         scoring.score_window.fn(run.project, previous.ref, window, run.as_of, tables)
@@ -281,7 +282,7 @@ def _effect(subject: _Subject, previous: Contender | None) -> "Effect | None":
     from tasks.core.gate import shown_worse
 
     run, gate = subject.run, subject.run.recipe.gate
-    window = effect_window(run, subject.made_at)
+    window = matured.effect_window(run.recipe.monitor, subject.made_at)
     if previous is None or previous.ref is None or subject.matured_until < window.end:
         return None
     versions, labels = [subject.model.version, previous.ref.version], subject.table(subject.own.label.table)
@@ -295,8 +296,3 @@ def _effect(subject: _Subject, previous: Contender | None) -> "Effect | None":
         version=versions[0], previous=versions[1], metric=gate.primary, window=window, rows=rows.num_rows,
         difference=found, worse=shown_worse(gate, *models),
     )  # fmt: skip
-
-
-def effect_window(run: Run, made_at: datetime) -> Window:
-    """The rows on which a champion and the one before it are compared."""
-    return Window(start=made_at, end=made_at + run.recipe.monitor.effect_after)
