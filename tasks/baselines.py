@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import task
 
-from configs.recipe import BaselineSection
+from configs.sections.model import BaselineSection
 from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import FitError

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING, Any
 
-from configs.recipe import Recipe, ReplaySection, format_duration, load_recipe
+from configs.recipe import Recipe, load_recipe
+from configs.sections.loop import ReplaySection
+from configs.sections.section import format_duration
 from configs.settings import load_settings
 from tasks.account import logger
 from tasks.core import ledger as history

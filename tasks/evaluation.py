@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect import task
 
-from configs.recipe import BaselineSection, GateSection, Recipe
+from configs.recipe import Recipe
+from configs.sections.gate import GateSection
+from configs.sections.model import BaselineSection
 from configs.settings import load_settings
 from tasks.account import markdown_artifact, step
 from tasks.baselines import Scores, baseline_scores

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from prefect import task
 
-from configs.recipe import TableSection
+from configs.sections.data import TableSection
 from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import LakeError, PerennialError, SourceError

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from configs.recipe import FeaturesSection, LabelSection, TableSection
+from configs.sections.data import TableSection
+from configs.sections.rows import FeaturesSection, LabelSection
 from tasks.core import model_rows
 from tasks.core.errors import FeatureError, LeakageError, ModelError, RecipeError
 from tasks.core.model_rows import LabelPlan, RowPlan

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from configs.recipe import GateSection, MonitorSection
+from configs.sections.gate import GateSection
+from configs.sections.loop import MonitorSection
 from tasks import home, joins
 from tasks.core import model_rows
 from tasks.core.predictions import CLASS, SCORE, VERSION

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from configs.recipe import GateSection, MonitorSection
+from configs.sections.gate import GateSection
+from configs.sections.loop import MonitorSection
 from configs.settings import load_settings
 from tasks import home, joins
 from tasks.account import Step, step

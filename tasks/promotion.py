@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
-from configs.recipe import Recipe, format_duration
+from configs.recipe import Recipe
+from configs.sections.section import format_duration
 from configs.settings import load_settings
 from tasks.account import step
 from tasks.core import ledger as history

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
-from configs.recipe import TableSection
+from configs.sections.data import TableSection
 from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import ValidationError

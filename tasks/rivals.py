@@ -5,7 +5,7 @@ from datetime import datetime
 
 from prefect import task
 
-from configs.recipe import FeaturesSection
+from configs.sections.rows import FeaturesSection
 from tasks.core import ledger as history
 from tasks.core.model_card import Against
 from tasks.core.records import Contender, FitResult, digest

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Any
 
-from configs.recipe import Recipe, TableSection, load_recipe
+from configs.recipe import Recipe, load_recipe
+from configs.sections.data import TableSection
 from configs.settings import load_settings
 from tasks import leftovers
 from tasks.clock import present

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from configs.recipe import MonitorSection
+from configs.sections.loop import MonitorSection
 from configs.settings import load_settings
 from tasks import home
 from tasks.core.health import TableDays, TableHealth, days_to_read, judge_table

@@ -1,6 +1,6 @@
 """The tables of a moment: what the lake holds now, and the feature tables built from just that."""
 
-from configs.recipe import FeaturesSection
+from configs.sections.rows import FeaturesSection
 from tasks.core.records import TableRef
 from tasks.features import build_features
 from tasks.home import open_lake

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import task
 
-from configs.recipe import ModelSection
+from configs.sections.model import ModelSection
 from configs.settings import load_settings
 from tasks.account import logger, step
 from tasks.core.errors import FitError

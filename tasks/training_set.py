@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
-from configs.recipe import AuditSection, FeaturesSection, LabelSection, SplitSection, TableSection
+from configs.sections.data import TableSection
+from configs.sections.rows import AuditSection, FeaturesSection, LabelSection, SplitSection
 from configs.settings import load_settings
 from tasks import home, joins
 from tasks.account import markdown_artifact, step

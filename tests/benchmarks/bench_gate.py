@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from configs.recipe import GateSection
+from configs.sections.gate import GateSection
 from tasks.core.gate import judge
 from tasks.core.records import Window
 from tasks.core.scorecards import GateRows, ScoredModel, SliceColumn

@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 import yaml
 
-from configs.recipe import CONFIGS, Recipe, format_duration, load_recipe, parse_duration
+from configs.recipe import CONFIGS, Recipe, load_recipe
+from configs.sections.section import format_duration, parse_duration
 from tasks.core.errors import RecipeError
 
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.yaml"))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from configs.recipe import GateSection
+from configs.sections.gate import GateSection
 from tasks.core.clusters import Estimate, Replicates, estimate
 from tasks.core.comparisons import Difference, compare, describe, difference, watch
 from tasks.core.gate import baseline_wins, judge, judge_nothing, mode_of, refit_check, shown_worse

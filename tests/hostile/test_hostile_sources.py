@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.recipe import TableSection
+from configs.sections.data import TableSection
 from tasks.core.errors import FeatureError, PerennialError, RecipeError, SourceError
 from tasks.ingestion import stage_table
 from tests.leaks.ferries import Ferries

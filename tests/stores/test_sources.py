@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.recipe import FileSource, PythonSource, SqlSource
+from configs.sections.data import FileSource, PythonSource, SqlSource
 from tasks.core.errors import SourceError
 from tasks.stores.source_files import UnreachableError, describe
 from tasks.stores.sources import register_source

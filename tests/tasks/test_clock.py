@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.recipe import ReplaySection, load_recipe
+from configs.recipe import load_recipe
+from configs.sections.loop import ReplaySection
 from tasks.clock import Turn, advance, present, simulated_time, turn_clock
 from tasks.core.records import LedgerEntry
 from tasks.home import open_ledger

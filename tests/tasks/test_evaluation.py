@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from configs.recipe import BaselineSection, GateSection, load_recipe
+from configs.recipe import load_recipe
+from configs.sections.gate import GateSection
+from configs.sections.model import BaselineSection
 from tasks import baselines, evaluation
 from tasks.core import baseline
 from tasks.core.errors import FitError, ModelError, RecipeError

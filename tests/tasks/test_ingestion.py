@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from configs.recipe import TableSection
+from configs.sections.data import TableSection
 from tasks.core.errors import LakeError, SourceError
 from tasks.core.records import BatchRef, PublishedBatch, ValidatedBatch
 from tasks.home import open_lake

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.recipe import MonitorSection
+from configs.sections.loop import MonitorSection
 from tasks.core.records import TableRef, Window
 from tasks.home import open_lake
 from tasks.table_health import count_days, judge_tables, quarantined_fraction

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import ModelSection
+from configs.sections.model import ModelSection
 from tasks import fit_process
 from tasks.core.errors import FitError
 from tasks.core.records import FitResult, FitSpec, ModelRef, RowRange, TrainingSetRef, Window

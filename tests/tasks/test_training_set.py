@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from configs.recipe import FeaturesSection, Recipe
+from configs.recipe import Recipe
+from configs.sections.rows import FeaturesSection
 from tasks import home, training_set
 from tasks.core.arrow_files import map_rows
 from tasks.core.errors import FeatureError, RecipeError

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from configs.recipe import TableSection
+from configs.sections.data import TableSection
 from tasks.core.errors import ValidationError
 from tasks.core.records import BatchRef, TableRef, ValidatedBatch, Window
 from tasks.home import open_lake
