@@ -1,7 +1,8 @@
 """Backtest: several retraining policies over one span of the past, and one page that compares them."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ from tasks.training_set import build_training_set
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.core.backtest import Path
-    from tasks.core.backtest_results import Backtest
+    from tasks.core.backtest import Incumbent, Path
+    from tasks.core.backtest_results import Arena, Backtest
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +116,28 @@ def play_policies(replayed: Replayed, whole: TrainingSetRef, tables: tuple[Table
     return made
 
 
+def open_arena(
+    replayed: Replayed, world: ReplayedWorld, windows: "Sequence[Window]", models: "Mapping[str, Incumbent]"
+) -> "Arena":
+    """Where these models are compared, window by window."""
+    from tasks.core.backtest_results import Arena
+    from tasks.core.gate_rows import gate_rows
+
+    gate = replayed.run.recipe.gate
+    rows = gate_rows(world.rows, world.whole.label_kind, replayed.span, clusters="day", classes=world.fits.classes)
+    parts = [row_range(world.times, window) for window in windows]
+    scores = functools.cache(lambda name: _whole_scores(world, models[name]))
+    return Arena(rows, world.times, _bounds(parts), scores, gate.primary)
+
+
 def compare_paths(replayed: Replayed, world: ReplayedWorld, paths: "Sequence[Path]") -> "Backtest":
     from tasks.core.backtest_page import table, write_page
-    from tasks.core.backtest_results import Arena, Backtest, recommend, sum_up
-    from tasks.core.gate_rows import gate_rows
+    from tasks.core.backtest_results import Backtest, recommend, sum_up
 
     run, gate = replayed.run, replayed.run.recipe.gate
     windows = [step.window for step in paths[0].steps]
     models = {name: model for path in paths for name, model in path.models.items()}
-    rows = gate_rows(world.rows, world.whole.label_kind, replayed.span, clusters="day", classes=world.fits.classes)
-    parts = [row_range(world.times, window) for window in windows]
-    kept: dict[str, np.ndarray] = {}
-
-    def scores(name: str) -> "np.ndarray":
-        if name not in kept:
-            kept[name] = _whole_scores(world, models[name])
-        return kept[name]
-
-    arena = Arena(rows, world.times, _bounds(parts), scores, gate.primary)
+    arena = open_arena(replayed, world, windows, models)
     results, oracle = sum_up(paths, arena, list(gate.guards), gate.margin)
     said = recommend(paths, results, arena, gate.margin)
     folder = load_settings().folder("backtest", run.project) / digest([run.recipe.digest, windows, replayed.every])
@@ -151,7 +156,7 @@ def compare_paths(replayed: Replayed, world: ReplayedWorld, paths: "Sequence[Pat
     return made
 
 
-def _whole_scores(world: ReplayedWorld, model: Any) -> "np.ndarray":
+def _whole_scores(world: ReplayedWorld, model: "Incumbent") -> "np.ndarray":
     """By row of the whole file; nan before the model was made, where nobody may look."""
     import numpy as np
 
