@@ -6,6 +6,7 @@ number is a data version.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -379,9 +380,26 @@ class Lake:
 
         folder = Path(self.uri)
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f".{name}.lock").open("w") as lock:
+        with (folder / f".{name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_size:
+                self._remove_uncommitted(name)
+                lock.truncate(0)
+            lock.write(f"process {os.getpid()} writes\n")
+            lock.flush()
             yield
+            lock.truncate(0)  # not after an error or a kill: the next writer finds what was written of it
+
+    def _remove_uncommitted(self, name: str) -> None:
+        """Data files that no version knows: of a write that was cut off before its commit. Nobody reads them."""
+        table = Path(self._at(name))
+        log = table / "_delta_log"
+        actions = [json.loads(line) for commit in log.glob("*.json") for line in commit.read_text().splitlines()]
+        known = {table / unquote(action["add"]["path"]) for action in actions if "add" in action}
+        # A file on its way to its name has a number behind it.
+        for path in (*table.glob(f"{MONTH}=*/*.parquet*"), *log.glob("*.json#*")):
+            if path not in known:
+                path.unlink()
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:

@@ -285,3 +285,44 @@ def test_a_killed_insert_leaves_the_old_version_or_the_new_one(lake: Lake, tmp_p
     assert sizes <= {0, 60_000}
     ref, _ = lake.insert("t", str(staged), key=["id"])  # and the lock of the dead is free
     assert (ref.rows, ref.version) == (60_000, 0)
+
+
+_CUT_OFF = """
+import os, signal, sys
+import deltalake
+from pathlib import Path
+from tasks.stores.lake import Lake
+write = deltalake.write_deltalake
+
+def dying(table, rows, **told):
+    def some():
+        for batch in rows:
+            yield batch
+            if len(list(Path(sys.argv[1]).glob("t/*/*.parquet"))) > 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+    reader = type(rows).from_batches(rows.schema, some())
+    write(table, reader, target_file_size=1, **told)
+
+deltalake.write_deltalake = dying
+Lake(sys.argv[1]).insert("t", sys.argv[2], key=["id"])
+"""
+
+
+def data_files(lake: Lake) -> set[str]:
+    return {str(path) for path in Path(lake.uri, "t").rglob("*.parquet")}
+
+
+def test_data_files_of_an_insert_that_was_killed_before_its_commit_are_not_read_and_go_with_the_next(
+    lake: Lake, tmp_path: Path
+) -> None:
+    staged = tmp_path / "many.parquet"
+    pq.write_table(make_rows(list(range(300_000))), staged)
+    insert(lake, make_rows([0, 1]), tmp_path)
+    before, committed = content(lake), data_files(lake)
+    done = subprocess.run([sys.executable, "-c", _CUT_OFF, lake.uri, str(staged)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert committed < data_files(lake), "it was killed before it wrote anything"
+    assert content(lake) == before
+    insert(lake, make_rows([2]), tmp_path)
+    assert data_files(lake) == set(lake.files("t"))
+    assert lake.files("t", 0) == sorted(committed), "what an older version reads stays"
