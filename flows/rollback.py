@@ -10,7 +10,7 @@ from tasks.core.records import LedgerEntry
 from tasks.naming import run_name
 from tasks.rollback import roll_back
 from tasks.run import open_run
-from tasks.stores.registry import preload
+from tasks.stores.tracking_database import preload
 
 # While the process starts: in the flow there is then nothing to wait for.
 preload()

@@ -176,7 +176,7 @@ def _server_command(settings: Settings) -> list[str]:
 
 
 def _mlflow_command(settings: Settings) -> list[str]:
-    from tasks.stores.registry import create_database
+    from tasks.stores.tracking_database import create_database
 
     # Two processes that first use an empty database crash each other.
     create_database(settings.mlflow_uri, settings.mlflow_artifacts)

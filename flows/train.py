@@ -11,8 +11,8 @@ from tasks.baselines import fit_baseline
 from tasks.core.records import Contender, Evaluation, FitResult, ModelRef, TrainingSetRef
 from tasks.evaluation import evaluate_challenger
 from tasks.naming import run_name
-from tasks.promotion import register_challenger
 from tasks.refit import refit_if_promoted
+from tasks.registering import register_challenger
 from tasks.rivals import find_rivals, trace_challenger
 from tasks.run import open_run
 from tasks.tables import current_tables

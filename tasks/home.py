@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 def preload() -> None:
     """Import now what takes seconds each: Great Expectations, Feast, MLflow."""
-    from tasks.stores import registry, suites
+    from tasks.stores import suite_audit, tracking_database
 
-    suites.preload()
-    registry.preload()
+    suite_audit.preload()
+    tracking_database.preload()
     from tasks.stores import asof_store  # noqa: F401
 
 

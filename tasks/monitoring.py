@@ -14,8 +14,8 @@ from tasks.core import ledger as history
 from tasks.core.errors import PerennialError
 from tasks.core.records import Contender, Inputs, ModelRef, TableRef, Window
 from tasks.evaluation import registered_contender
+from tasks.lineage import feature_files
 from tasks.probing import Probed, run_probe
-from tasks.promotion import feature_files
 from tasks.references import champion_reference
 from tasks.refusals import open_refusals
 from tasks.run import Run

@@ -3,35 +3,24 @@
 The ledger is the truth; MLflow's aliases are last-writer-wins and are put back to what it says at every start.
 """
 
-import platform
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
 
-from configs.recipe import Recipe
-from configs.sections.section import format_duration
-from configs.settings import load_settings
 from tasks.account import step
 from tasks.core import ledger as history
 from tasks.core.errors import ModelError, PromotionError
-from tasks.core.model_card import Against, CardFacts, CodeVersion, Lineage, version_tags, write_model_card
-from tasks.core.records import Evaluation, FitResult, LedgerEntry, ModelRef, TableRef, TrainingSetRef, digest
-from tasks.core.replay import flat_metrics
+from tasks.core.records import Evaluation, FitResult, LedgerEntry, ModelRef, TrainingSetRef
 from tasks.events import announce
 from tasks.home import open_ledger, open_registry
-from tasks.naming import flow_run_id
 from tasks.run import Run
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from tasks.stores.ledger import Ledger
     from tasks.stores.registry import Registry
 
@@ -139,116 +128,6 @@ def _check_moment(entries: Sequence[LedgerEntry], project: str, as_of: datetime)
             expected=f"{moment.isoformat()} or later: version {history.champion(entries)} has seen the rows until then",
             fix="choose a later as_of, or use another PERENNIAL_HOME to play the past again",
         )
-
-
-# --- registering ----------------------------------------------------------------------------------
-
-
-@task(task_run_name="register challenger")
-def register_challenger(
-    run: Run,
-    training_set: TrainingSetRef,
-    judged: FitResult,
-    served: FitResult,
-    evaluation: Evaluation,
-    tables: tuple[TableRef, ...] = (),
-    against: Against | None = None,
-) -> ModelRef:
-    """Register `served` (the judged model, or its refit) as the one version of this decision, with its pages.
-
-    `tables` are all of its moment, `against` who it was judged against: with them it can be replayed.
-
-    Raises:
-        ModelError: as served it does not predict what it predicts here.
-    """
-    from tasks.stores.serving import load_model_folder
-
-    registry = open_registry(run.project)
-    lineage = replace(
-        trace_lineage(run, training_set, judged, served),
-        tables=tables, against=against or Against(), metrics=flat_metrics(evaluation),
-    )  # fmt: skip
-    tags = version_tags(lineage, evaluation.verdict, flow_run_id())
-    with step("register", run.project) as line, promoting(run.project, run.decision_id, wait_seconds=60):
-        run_id = registry.run(run.decision_id)
-        example = _example_rows(training_set)
-        expected = load_model_folder(served.model).predict(example)
-        ref = registry.register(
-            run_id, served.model, decision_id=run.decision_id, tags=tags, example=example, expected=expected
-        )
-        registry.log_text(run_id, "recipe.json", run.recipe.model_dump_json(indent=2))
-        registry.log_text(run_id, "lineage.json", lineage.to_json())
-        registry.log_text(run_id, "verdict.json", evaluation.verdict.to_json())
-        card = write_model_card(ref, _card_facts(run.recipe), lineage, evaluation)
-        registry.log_text(run_id, "model_card.md", card)
-        told = evaluation.verdict
-        registry.describe(ref, card, "  \n".join([f"{told.outcome} ({told.mode})", *told.reasons]))
-        line.note(f"version {ref.version} · as served it predicts the same on {example.num_rows} rows")
-    return ref
-
-
-def _example_rows(training_set: TrainingSetRef) -> "pa.Table":
-    """Rows from all over the training set: the fit's, and the holdout's with the categories that no fit has seen."""
-    import numpy as np
-    import pyarrow as pa
-
-    with pa.memory_map(training_set.uri) as file:
-        rows = (
-            pa.ipc.open_file(file).read_all().select([*training_set.inputs.numeric, *training_set.inputs.categorical])
-        )
-        return rows.take(np.linspace(0, rows.num_rows - 1, min(EXAMPLE_ROWS, rows.num_rows)).astype(np.int64))
-
-
-def trace_lineage(run: Run, training_set: TrainingSetRef, judged: FitResult, served: FitResult) -> Lineage:
-    return Lineage(
-        project=run.project,
-        decision_id=run.decision_id,
-        as_of=run.as_of,
-        cause=run.cause,
-        attempt=run.attempt,
-        seed=run.recipe.seed,
-        recipe_digest=run.recipe.digest,
-        training_set=training_set,
-        feature_files=feature_files(run.project),
-        judged=judged,
-        served=served,
-        code=code_version(),
-    )
-
-
-def feature_files(project: str) -> dict[str, str]:
-    folder = load_settings().feature_repo
-    paths = sorted([folder / f"{project}.py", *(folder / project).glob("*.sql")])
-    return {str(path.relative_to(folder)): digest(path.read_text()) for path in paths if path.exists()}
-
-
-def code_version() -> CodeVersion:
-    commit, lock = _git("rev-parse", "HEAD"), ROOT / "requirements.lock"
-    return CodeVersion(
-        commit=commit,
-        is_dirty=bool(commit and _git("status", "--porcelain", "--untracked-files=no")),
-        lock_digest=digest(lock.read_text()) if lock.exists() else "none",
-        python=platform.python_version(),
-        libraries={name: metadata.version(name) for name in LIBRARIES},
-    )
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None  # no git, or not a checkout
-    return done.stdout.strip()
-
-
-def _card_facts(recipe: Recipe) -> CardFacts:
-    return CardFacts(
-        description=recipe.description,
-        label=recipe.label.expression,
-        label_maturity=format_duration(recipe.label.maturity),
-        network=recipe.model.network,
-        primary=recipe.gate.primary,
-    )
 
 
 # --- promoting ------------------------------------------------------------------------------------

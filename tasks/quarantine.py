@@ -14,7 +14,8 @@ from tasks.core.errors import ValidationError
 from tasks.core.records import BatchRef, PublishedBatch, ValidatedBatch, Window
 from tasks.home import open_lake
 from tasks.ingestion import publish_batch
-from tasks.stores.suites import judge_rows, parquet_rows, row_rules, write_clean, write_quarantine
+from tasks.stores.row_rules import judge_rows, row_rules, write_clean, write_quarantine
+from tasks.stores.suite_sql import parquet_rows
 from tasks.validation import contradictions, standing_rules, table_suite
 
 if TYPE_CHECKING:

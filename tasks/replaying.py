@@ -28,7 +28,7 @@ from tasks.core.replay import ReplayReport
 from tasks.evaluation import evaluate_contenders, trace_procedure
 from tasks.features import build_features
 from tasks.home import open_lake, open_ledger, open_registry
-from tasks.promotion import code_version, feature_files
+from tasks.lineage import code_version, feature_files
 from tasks.refit import check_refit, wants_refit
 from tasks.rivals import Rivals, read_rivals, trace_challenger
 from tasks.run import Run

@@ -12,7 +12,8 @@ from tasks.core.records import Contender, FitResult, digest
 from tasks.evaluation import registered_contender, trace_procedure
 from tasks.home import open_ledger, open_registry
 from tasks.joins import read_model_rows
-from tasks.promotion import current_champion, feature_files
+from tasks.lineage import feature_files
+from tasks.promotion import current_champion
 from tasks.run import Run
 
 

@@ -15,18 +15,10 @@ from tasks.core.records import BatchRef, Finding, ValidatedBatch
 from tasks.events import announce_refusal
 from tasks.home import open_lake
 from tasks.leftovers import keep
-from tasks.stores.suites import (
-    Judged,
-    RowRule,
-    Suite,
-    audit,
-    judge_rows,
-    load_suite,
-    parquet_rows,
-    row_rules,
-    write_clean,
-    write_quarantine,
-)
+from tasks.stores.row_rules import Judged, RowRule, judge_rows, row_rules, write_clean, write_quarantine
+from tasks.stores.suite_audit import audit
+from tasks.stores.suite_sql import parquet_rows
+from tasks.stores.suites import Suite, load_suite
 
 if TYPE_CHECKING:
     import duckdb

@@ -1,8 +1,10 @@
 """Arrow IPC files of rows: streamed out with their content digest, memory-mapped in, whole or not there."""
 
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,3 +42,23 @@ def map_rows(path: Path | str) -> pa.Table:
     """The rows of an Arrow IPC file, left on disk until they are read."""
     with pa.memory_map(str(path)) as file:
         return pa.ipc.open_file(file).read_all()
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """The rows of an Arrow IPC file too large for memory: what was read of them can be let go again."""
+
+    table: pa.Table
+    memory: mmap.mmap
+
+    def release(self) -> None:
+        """Pages that were read no longer count as this process's memory; whoever asks again reads them again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.memory.madvise(mmap.MADV_DONTNEED)
+
+
+def map_released(path: Path | str) -> MappedRows:
+    """As `map_rows`, for one who reads the whole file and keeps little of it."""
+    with open(path, "rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return MappedRows(pa.ipc.open_file(pa.BufferReader(pa.py_buffer(memory))).read_all(), memory)

@@ -5,7 +5,7 @@ memory-mapped Arrow file; both answer to the same two methods.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.core.errors import FitError
-from tasks.core.preprocessing import CategoryTable, Label, NumericPreprocessing, numeric_matrix
+from tasks.core.preprocessing import BLOCK_ROWS, CategoryTable, Label, NumericPreprocessing, blocks, numeric_matrix
 
 
 class Batch(NamedTuple):
@@ -59,6 +59,18 @@ class Encoder:
         target = torch.from_numpy(np.array(self.label.encode(table[self.label_column])))
         return Batch(self.preprocessing(numeric).contiguous(), categorical, target)
 
+    def encode_blocks(self, table: pa.Table, release: Callable[[], None]) -> Batch:
+        """The same of a large table, block by block: what lies between the file and the tensors is never whole."""
+        out: list[Tensor] = []
+        for number, block in enumerate(blocks(table)):
+            batch = self.encode(block)
+            if not out:
+                out = [column.new_empty((table.num_rows, *column.shape[1:])) for column in batch]
+            for whole, piece in zip(out, batch, strict=True):
+                whole[number * BLOCK_ROWS :][: len(piece)] = piece
+            release()
+        return Batch(*out)
+
     def bytes_per_row(self) -> int:
         return 4 * self.preprocessing.width + 8 * len(self.categories) + 8
 
@@ -87,9 +99,18 @@ class ArrowRows:
     `window` blocks and each block is decoded once in an epoch.
     """
 
-    def __init__(self, table: pa.Table, encoder: Encoder, block_rows: int = 16_384, window: int = 16) -> None:
+    def __init__(
+        self,
+        table: pa.Table,
+        encoder: Encoder,
+        block_rows: int = 16_384,
+        window: int = 16,
+        release: Callable[[], None] = lambda: None,
+    ) -> None:
         self.table, self.encoder, self.block_rows, self.window = table, encoder, block_rows, window
+        self.release = release  # called after a window's worth of blocks, for pages of the file that were read
         self._decoded: OrderedDict[int, Batch] = OrderedDict()
+        self._read = 0
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -121,6 +142,9 @@ class ArrowRows:
             # One more than the window: a batch may reach from one window into the next.
             while len(self._decoded) > 2 * self.window:
                 self._decoded.popitem(last=False)
+            self._read += 1
+            if self._read % self.window == 0:
+                self.release()
         self._decoded.move_to_end(number)
         return self._decoded[number]
 

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
+from tasks.core.arrow_files import MappedRows, map_released
 from tasks.core.batches import ArrowRows, Encoder, Rows, TensorRows, TrainingBatches, ValidationBatches
 from tasks.core.checkpoints import AtomicCheckpointIO, Progress, find_checkpoint
 from tasks.core.errors import FitError
@@ -89,46 +90,55 @@ def threads_of_a_device(devices: int) -> int:
 
 def read_data(spec: FitSpec) -> Data:
     """Fit the encoder on the fit rows, or take a warm start's, and encode: into memory where it fits."""
-    table = read_table(spec)
+    mapped = read_table(spec)
+    table = mapped.table
     fit_table = table.slice(spec.fit_rows[0], spec.fit_rows[1] - spec.fit_rows[0])
     weights = None
     if spec.warm_start is not None:
         encoder, weights = read_encoder(Path(spec.warm_start), spec.inputs, spec.label, spec.label_kind)
     else:
-        encoder = Encoder(
-            spec.inputs.numeric,
-            tuple(fit_category_table(name, fit_table[name]) for name in spec.inputs.categorical),
-            fit_numeric_preprocessing(fit_table, spec.inputs.numeric),
-            spec.label,
-            fit_label(spec.label_kind, fit_table[spec.label]),
-        )
+        encoder = _fit_encoder(spec, fit_table, mapped)
     validation_rows = spec.validation_rows or (0, 0)
     validation_table = table.slice(validation_rows[0], validation_rows[1] - validation_rows[0])
     fits = (len(fit_table) + len(validation_table)) * encoder.bytes_per_row() <= spec.memory_fraction * memory_bytes()
 
     def rows(part: pa.Table) -> Rows:
-        return TensorRows(encoder.encode(part)) if fits else ArrowRows(part, encoder)
+        if fits:
+            return TensorRows(encoder.encode_blocks(part, mapped.release))
+        return ArrowRows(part, encoder, release=mapped.release)
 
     return Data(table, encoder, rows(fit_table), rows(validation_table) if len(validation_table) else None, weights)
 
 
-def read_table(spec: FitSpec) -> pa.Table:
+def _fit_encoder(spec: FitSpec, rows: pa.Table, mapped: MappedRows) -> Encoder:
+    categories = []
+    for name in spec.inputs.categorical:
+        categories.append(fit_category_table(name, rows[name]))
+        mapped.release()
+    preprocessing = fit_numeric_preprocessing(rows, spec.inputs.numeric)
+    mapped.release()
+    label = fit_label(spec.label_kind, rows[spec.label])
+    return Encoder(spec.inputs.numeric, tuple(categories), preprocessing, spec.label, label)
+
+
+def read_table(spec: FitSpec) -> MappedRows:
     """The training set, memory mapped.
 
     Raises:
         FitError: no such file, a column that is not there, or no rows to fit on.
     """
     try:
-        table = pa.ipc.open_file(pa.memory_map(spec.training_set)).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+        mapped = map_released(spec.training_set)
+    except (OSError, ValueError) as error:  # Arrow's own errors are ValueErrors
         raise FitError("the training set cannot be read", got=error, expected="an Arrow IPC file") from error
+    table = mapped.table
     wanted = [*spec.inputs.numeric, *spec.inputs.categorical, spec.label]
     if missing := [name for name in wanted if name not in table.column_names]:
         raise FitError(f"{spec.training_set} lacks columns {missing}", got=table.column_names)
     for start, stop in filter(None, (spec.fit_rows, spec.validation_rows)):
         if not 0 <= start < stop <= table.num_rows:
             raise FitError("no such rows", got=f"[{start}, {stop})", expected=f"some of [0, {table.num_rows})")
-    return table
+    return mapped
 
 
 def memory_bytes() -> int:

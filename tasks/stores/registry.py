@@ -4,24 +4,16 @@
 metric logged from a worker thread silently opens another run.
 """
 
-import fcntl
-import json
-import logging
-import os
-import shutil
-import socket
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.errors import ModelError
-from tasks.core.owners import MEMORY, unfinished
 from tasks.core.records import ModelRef
 from tasks.stores.serving import check_as_served, load_registered_folder, save_served_model
+from tasks.stores.tracking_database import create_database, is_dead, keep_quiet, own_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,24 +25,8 @@ if TYPE_CHECKING:
 DECISION = "perennial.decision_id"
 DESCRIPTION = "mlflow.note.content"  # what the UI shows of a run as its description, Markdown
 PROCESS = "perennial.process"
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 METRICS_PER_CALL = 1000  # MLflow's limit
 MAX_PAGE, MAX_SUMMARY = 8000, 5000  # MLflow's limits on the length of a tag and of a description
-
-
-def preload() -> None:
-    """Import MLflow now, which takes seconds, and not at the first use."""
-    _keep_quiet()
-    import mlflow.store.model_registry.sqlalchemy_store
-    import mlflow.store.tracking.sqlalchemy_store
-    import mlflow.tracking  # noqa: F401
-
-
-def _keep_quiet() -> None:
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # says that it makes a database
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # warns of a signature that is left out on purpose
 
 
 class Registry:
@@ -61,7 +37,7 @@ class Registry:
 
     @cached_property
     def client(self) -> "MlflowClient":
-        _keep_quiet()
+        keep_quiet()
         from mlflow.tracking import MlflowClient
 
         create_database(self.tracking_uri, self.artifacts_uri)
@@ -91,7 +67,7 @@ class Registry:
         """The id of the decision's run: made on first use, taken up again after a kill. Parameters never change."""
         from mlflow.entities import Param, RunTag
 
-        own = {**tags, DECISION: decision_id, PROCESS: _own_process()}
+        own = {**tags, DECISION: decision_id, PROCESS: own_process()}
         found = self.client.search_runs(
             [self.experiment_id], f"tags.`{DECISION}` = '{decision_id}'", max_results=1, order_by=["start_time ASC"]
         )
@@ -147,7 +123,7 @@ class Registry:
     def reap(self) -> list[str]:
         """Close the runs that a dead process of this machine left RUNNING, as KILLED; returns their ids."""
         left = self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'", max_results=1000)
-        dead = [run.info.run_id for run in left if _is_dead(run.data.tags.get(PROCESS))]
+        dead = [run.info.run_id for run in left if is_dead(run.data.tags.get(PROCESS))]
         for run_id in dead:
             self.client.set_terminated(run_id, "KILLED")
         return dead
@@ -286,76 +262,3 @@ class Registry:
 
     def delete_alias(self, alias: str) -> None:
         self.client.delete_registered_model_alias(self.project, alias)
-
-
-# --- the database ---------------------------------------------------------------------------------
-
-
-def create_database(tracking_uri: str, artifacts_uri: str) -> None:
-    """Make MLflow's SQLite file, once and whole. Two processes that first use an empty one crash each other, and a
-    kill amid the migrations would leave one that neither works nor is made anew."""
-    path = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not tracking_uri.startswith("sqlite:///") or path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f"{path.name}.lock")):
-        if path.exists():
-            return
-        _keep_quiet()
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        # The migrations wait a hundred times for the disk (1 to 5 s); in memory there is nothing to wait for (0.7 s).
-        with _memory_folder() as scratch:
-            made = scratch / path.name
-            with warnings.catch_warnings():
-                # It sets up every mapped class of the process, Prefect's too, which SQLAlchemy 2.1 warns of.
-                warnings.filterwarnings("ignore", category=DeprecationWarning)
-                SqlAlchemyStore(f"sqlite:///{made}", artifacts_uri).engine.dispose()
-            temporary = Path(shutil.copy(made, path.with_name(f".{path.name}.new")))
-        temporary.replace(path)
-
-
-@contextmanager
-def _memory_folder() -> Iterator[Path]:
-    """A temporary folder in memory; on disk where there is none."""
-    if not MEMORY.parent.is_dir():
-        with tempfile.TemporaryDirectory() as on_disk:
-            yield Path(on_disk)
-        return
-    folder = unfinished(MEMORY)
-    folder.mkdir(exist_ok=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-# --- whose run it is ------------------------------------------------------------------------------
-
-
-def _own_process() -> str:
-    import psutil
-
-    own = psutil.Process()
-    return json.dumps({"host": socket.gethostname(), "pid": own.pid, "started": own.create_time()})
-
-
-def _is_dead(process: str | None) -> bool:
-    """True only where it can be known: a process of this machine that is gone, or whose number another one has."""
-    import psutil
-
-    owner = json.loads(process) if process else {}
-    if owner.get("host") != socket.gethostname():
-        return False
-    try:
-        found = psutil.Process(owner["pid"])
-        return abs(found.create_time() - owner["started"]) > 2 or found.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

@@ -21,6 +21,11 @@ def literal(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
+def parquet_rows(path: str) -> str:
+    """A Parquet file as a relation, in SQL."""
+    return f"read_parquet({literal(path)})"
+
+
 def _name(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
 

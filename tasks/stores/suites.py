@@ -1,38 +1,21 @@
-"""Suites: Great Expectations on plain JSON, run by DuckDB over a staged Parquet file, out of core.
-
-One query shows what holds, which is nearly everything of a batch that is well; Great Expectations runs the rest, finds
-the failing rows and writes the page of all of it.
+"""Suites: Great Expectations' own JSON, one file for each table, read strictly.
 
 An expectation is about single rows (`row`: a failing row can be told apart and put aside) or about the batch as a whole
 (`batch`). An expectation that can be told row by row is `row` unless it says `meta: {"scope": "batch"}`; every other
 one (an aggregate, a regular expression, anything with `mostly`) is `batch`.
 """
 
-import html
 import json
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tasks.core.errors import ValidationError
-from tasks.core.owners import unfinished
-from tasks.core.records import Finding, write_text_atomically
-from tasks.stores.suite_sql import ROW_FORMS, literal, show
-
-if TYPE_CHECKING:
-    import duckdb
+from tasks.stores.suite_sql import ROW_FORMS
 
 SEVERITIES = ("critical", "warning", "info")
-_NOISE = (  # of dependencies, on import and in use
-    r"module 'sre_\w+' is deprecated",
-    "duckdb-engine doesn't yet support reflection on indices",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +39,6 @@ class Suite:
     name: str
     expectations: tuple[Expectation, ...]
     may_be_all_null: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RowRule:
-    """`failing` is SQL that is true of a row that has to be put aside, for `reason`."""
-
-    reason: str
-    failing: str
 
 
 def load_suite(path: Path) -> Suite:
@@ -111,277 +86,6 @@ def _expectation(line: Mapping[str, Any]) -> Expectation:
             f"row expectations are {sorted(ROW_FORMS)}"
         )
     return Expectation(line["type"], kwargs, severity, scope)
-
-
-# --- Great Expectations --------------------------------------------------------------------------------
-
-
-def audit(
-    parquet: str,
-    suite: Suite,
-    *,
-    docs: Path,
-    standing: Sequence[Finding] = (),
-    memory_limit: str = "4GB",
-    threads: int = 0,
-) -> list[Finding]:
-    """Run the suite over a staged file; returns what did not hold, with `standing`, what was found before.
-
-    The Data Docs page at `docs` shows both.
-
-    Raises:
-        ValidationError: an expectation that Great Expectations does not know.
-    """
-    import duckdb
-
-    database = Path(parquet).with_name("audit.duckdb")
-    docs.parent.mkdir(parents=True, exist_ok=True)
-    database.unlink(missing_ok=True)
-    config = {"memory_limit": memory_limit} | ({"threads": threads} if threads else {})
-    try:
-        with duckdb.connect(str(database), config=config) as connection:
-            connection.execute(f"set TimeZone = 'UTC'; create view batch as select * from {parquet_rows(parquet)}")
-            keywords = {word for (word,) in connection.sql("select keyword_name from duckdb_keywords()").fetchall()}
-            shown = show(connection, "batch", [(e.type, e.kwargs) for e in suite.expectations])
-        result = _validate(database, suite, shown, config, keywords)
-        found = [finding for one in result.results if (finding := _finding(one, suite)) is not None]
-        write_text_atomically(docs, _render(result, [*standing, *found]))
-    finally:
-        database.unlink(missing_ok=True)
-    return [*standing, *found]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        for message in _NOISE:
-            warnings.filterwarnings("ignore", message=message)
-        yield
-
-
-def preload() -> None:
-    """Import Great Expectations now, which takes seconds, and not at the first batch."""
-    _context()
-
-
-@cache
-def _context() -> Any:
-    with _quiet():
-        import great_expectations as gx
-        from great_expectations.data_context.types.base import (
-            DataContextConfig,
-            InMemoryStoreBackendDefaults,
-            ProgressBarsConfig,
-        )
-        from great_expectations.execution_engine import sqlalchemy_execution_engine as engine
-
-        logging.getLogger("great_expectations").setLevel(logging.ERROR)
-        # It fetches rows after it has closed the connection, unless the dialect is one whose connection is kept.
-        engine._PERSISTED_CONNECTION_DIALECTS = (*engine._PERSISTED_CONNECTION_DIALECTS, _Dialect("duckdb"))
-        config = DataContextConfig(
-            store_backend_defaults=InMemoryStoreBackendDefaults(),
-            progress_bars=ProgressBarsConfig(globally=False),
-            analytics_enabled=False,
-        )
-        return gx.get_context(mode="ephemeral", project_config=config)
-
-
-class _Dialect(str):
-    @property
-    def value(self) -> str:
-        return str(self)
-
-
-def _validate(
-    database: Path, suite: Suite, shown: Mapping[int, dict[str, Any]], config: Mapping[str, Any], keywords: set[str]
-) -> Any:
-    """Great Expectations' result for the suite; what is `shown` to hold, by its line, is not tried again."""
-    import sqlalchemy
-
-    context, name = _context(), database.parent.name
-    with _quiet():
-        source = context.data_sources.add_sql(
-            name,
-            connection_string=f"duckdb:///{database}",
-            kwargs={"connect_args": {"config": dict(config)}},
-        )
-        executor = source.get_execution_engine()
-        engine = executor.engine
-        # Nothing is written, and one check that fails must not take the others down with its transaction.
-        engine.dialect.do_begin = engine.dialect.do_commit = engine.dialect.do_rollback = lambda _: None
-        engine.dialect.identifier_preparer.reserved_words = keywords  # its own are PostgreSQL's
-        sqlalchemy.event.listen(engine, "checkout", lambda raw, *_: raw.execute("set TimeZone = 'UTC'"))
-        try:
-            asset = source.add_table_asset("batch", table_name="batch")
-            batch = asset.add_batch_definition_whole_table("all").get_batch()
-            lines = _build(suite)
-            result = batch.validate(_without(lines, shown), result_format="SUMMARY")
-            return _add_shown(result, lines, shown)
-        finally:
-            if executor._connection:  # which it keeps, see _context
-                executor._connection.close()
-            engine.dispose()
-            source.get_engine().dispose()
-            context.data_sources.delete(name)
-
-
-def _build(suite: Suite) -> Any:
-    """The suite as Great Expectations has it. `meta.line` tells a result's line, for results come in any order."""
-    import great_expectations as gx
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
-    built = []
-    for number, e in enumerate(suite.expectations):
-        line = ExpectationConfiguration(type=e.type, kwargs=dict(e.kwargs), severity=e.severity, meta={"line": number})
-        try:
-            # Given as a dictionary, an expectation that is not known would be logged and left out.
-            built.append(line.to_domain_obj())
-        except Exception as error:
-            raise ValidationError(
-                f"{e.type} in suite {suite.name!r} is not one that Great Expectations knows", got=error,
-                expected="a type and arguments of its gallery", fix="correct the suite's JSON",
-            ) from error  # fmt: skip
-    return gx.ExpectationSuite(suite.name, expectations=built)
-
-
-def _without(lines: Any, shown: Mapping[int, dict[str, Any]]) -> Any:
-    import great_expectations as gx
-
-    left = [line.configuration.to_domain_obj() for n, line in enumerate(lines.expectations) if n not in shown]
-    return gx.ExpectationSuite(lines.name, expectations=left)
-
-
-def _add_shown(result: Any, lines: Any, shown: Mapping[int, dict[str, Any]]) -> Any:
-    """Great Expectations' own result, with those lines in it, in the order of the suite."""
-    from great_expectations.core.expectation_validation_result import ExpectationValidationResult
-    from great_expectations.validator.validation_statistics import calc_validation_statistics
-
-    for number, told in shown.items():
-        configuration = lines.expectations[number].configuration
-        result.results.append(ExpectationValidationResult(True, configuration, told))
-    result.results.sort(key=lambda one: one.expectation_config.meta["line"])
-    statistics = calc_validation_statistics(result.results)._asdict()
-    result.success, result.statistics = statistics.pop("success"), statistics
-    return result
-
-
-def _render(result: Any, findings: Sequence[Finding]) -> str:
-    """The Data Docs page of one batch. What did not hold stands first, and can be read without a network."""
-    with _quiet():
-        from great_expectations.render.renderer import ValidationResultsPageRenderer
-        from great_expectations.render.view import DefaultJinjaPageView
-
-        document = ValidationResultsPageRenderer().render(result)
-        escaped = _escaped(document)
-        document.to_json_dict = lambda: escaped
-        page = DefaultJinjaPageView().render(document)
-    rows = "".join(
-        f"<li><b>{f.severity}</b> ({f.scope}): {html.escape(f.reason)}"
-        f"{f', {f.failing_rows:,} rows' if f.failing_rows else ''}</li>"
-        for f in findings
-    )
-    summary = f"<ul>{rows}</ul>" if findings else "<p>Nothing: every expectation holds.</p>"
-    return str(page).replace("<body>", f'<body><main style="padding:1em"><h1>What did not hold</h1>{summary}</main>', 1)
-
-
-def _escaped(node: Any) -> Any:
-    """A rendered document with every text in it as text: Great Expectations puts names and values into its page as they
-    are, and a value of the data would run as a script."""
-    if isinstance(node, str):
-        return html.escape(node)
-    if isinstance(node, list | tuple):
-        return [_escaped(inner) for inner in node]
-    if isinstance(node, dict):
-        return {_escaped(key): _escaped(inner) for key, inner in node.items()}
-    if hasattr(node, "to_json_dict"):
-        return _escaped(node.to_json_dict())
-    return node
-
-
-def _finding(one: Any, suite: Suite) -> Finding | None:
-    if one.success:
-        return None
-    expectation = suite.expectations[one.expectation_config.meta["line"]]
-    told = one.exception_info
-    problems = [told] if "raised_exception" in told else list(told.values())
-    if raised := next((p["exception_message"] for p in problems if p.get("raised_exception")), None):
-        # A check that could not be made is no check: it counts as the gravest failure.
-        reason, severity, scope, rows = (
-            f"{describe(expectation)} could not be checked: {raised}",
-            "critical",
-            "batch",
-            0,
-        )
-    else:
-        rows = int(one.result.get("unexpected_count") or 0)
-        observed = one.result.get("observed_value")
-        reason = describe(expectation) + ("" if observed is None else f", observed {observed}")
-        severity, scope = expectation.severity, expectation.scope
-    return Finding(
-        expectation=expectation.type, column=expectation.column, severity=severity, scope=scope, failing_rows=rows,
-        reason=reason,
-    )  # fmt: skip
-
-
-# --- the same row expectations as SQL -----------------------------------------------------------------------
-
-
-def row_rules(suite: Suite) -> list[RowRule]:
-    """The suite's critical row expectations, compiled; they agree with Great Expectations row for row."""
-    return [
-        RowRule(describe(e), ROW_FORMS[e.type].failing(e.kwargs))
-        for e in suite.expectations
-        if e.scope == "row" and e.severity == "critical"
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """How many rows keep every rule, how many do not, and how many fail by each reason."""
-
-    rows: int
-    failing_rows: int
-    reasons: Mapping[str, int]
-
-
-def parquet_rows(path: str) -> str:
-    """A Parquet file as a relation, in SQL."""
-    return f"read_parquet({literal(path)})"
-
-
-def judge_rows(connection: "duckdb.DuckDBPyConnection", rows: str, rules: Sequence[RowRule]) -> Judged:
-    """Try every row of the relation `rows` (SQL) against every rule, into the temporary table `judged`."""
-    reasons = ", ".join(f"case when ({rule.failing}) then {literal(rule.reason)} end" for rule in rules)
-    connection.execute(
-        f"create or replace temp table judged as select *, "
-        f"list_filter([{reasons}]::varchar[], lambda x: x is not null) as reasons from {rows}"
-    )
-    counts = connection.execute("select unnest(reasons) as reason, count(*) from judged group by 1 order by 2 desc, 1")
-    by_reason = dict(counts.fetchall())
-    total, failing = connection.execute(
-        "select count(*), count(*) filter (len(reasons) > 0) from judged"
-    ).fetchall()[0]  # fmt: skip
-    return Judged(total - failing, failing, by_reason)
-
-
-def write_clean(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
-    """The judged rows that keep every rule, whole under `path` or not at all."""
-    _write(connection, "select * exclude (reasons) from judged where len(reasons) = 0", path)
-
-
-def write_quarantine(connection: "duckdb.DuckDBPyConnection", path: Path, judged: Judged) -> None:
-    """The judged rows that fail, with their `reasons`; no file where none fails, nor one of an earlier audit."""
-    if judged.failing_rows:
-        _write(connection, "select * from judged where len(reasons) > 0", path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _write(connection: "duckdb.DuckDBPyConnection", query: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = unfinished(path)
-    connection.execute(f"copy ({query}) to {literal(str(temporary))} (format parquet)")
-    temporary.replace(path)
 
 
 def describe(expectation: Expectation) -> str:

@@ -16,7 +16,7 @@ from tests.benchmarks.many_flights import REAL_ROWS, enter, many, stage
 from tests.benchmarks.measuring import Cost, machine, measure, measure_in_turn, print_costs
 
 HERE = "tests.benchmarks.bench_validation"
-IMPORTS = ("duckdb", "pandas", "pyarrow.parquet", "sqlalchemy", "great_expectations", "tasks.stores.suites")
+IMPORTS = ("duckdb", "pandas", "pyarrow.parquet", "sqlalchemy", "great_expectations", "tasks.stores.suite_audit")
 ROWS, PANDAS_ROWS = 10_000_000, 1_000_000
 KEY = ["carrier", "flight", "origin", "scheduled_departure"]
 BETWEEN = {
@@ -64,14 +64,15 @@ def make_rows(home: str, rows: int) -> int:
 
 def ours(path: str) -> int:
     """Findings: none."""
-    from tasks.stores.suites import Expectation, Suite, audit
+    from tasks.stores.suite_audit import audit
+    from tasks.stores.suites import Expectation, Suite
 
     lines = (Expectation(one["type"], one["kwargs"], "critical", "batch") for one in expectations())
     return len(audit(path, Suite("bench", tuple(lines)), docs=Path(path).with_suffix(".html"), memory_limit="1GB"))
 
 
 def gx_duckdb(path: str) -> int:
-    with patch("tasks.stores.suites.show", lambda *_: {}):
+    with patch("tasks.stores.suite_audit.show", lambda *_: {}):
         return ours(path)
 
 

@@ -29,8 +29,9 @@ from tasks.features import build_features
 from tasks.home import open_lake, open_ledger, open_registry
 from tasks.ingestion import publish_batch, stage_table
 from tasks.monitoring import observe_window
-from tasks.promotion import promote, register_challenger
+from tasks.promotion import promote
 from tasks.refusals import collecting, noting_refusal
+from tasks.registering import register_challenger
 from tasks.rivals import find_rivals, trace_challenger
 from tasks.run import Run, open_run
 from tasks.tracking import track_run

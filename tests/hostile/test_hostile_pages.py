@@ -13,7 +13,8 @@ from tasks.core import drift_table
 from tasks.core.drift import Binning, ColumnDrift
 from tasks.core.records import Finding
 from tasks.core.reference import ColumnReference
-from tasks.stores.suites import audit, load_suite
+from tasks.stores.suite_audit import audit
+from tasks.stores.suites import load_suite
 
 EVIL = "<script>alert('x')</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'

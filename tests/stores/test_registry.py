@@ -13,8 +13,9 @@ import pytest
 
 from tasks.core.errors import ModelError
 from tasks.stores import registry as module
-from tasks.stores.registry import PROCESS, Registry, create_database
+from tasks.stores.registry import PROCESS, Registry
 from tasks.stores.serving import load_model_folder
+from tasks.stores.tracking_database import create_database
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,11 @@ import pytest
 from configs.recipe import load_recipe
 from tasks.core.errors import ValidationError
 from tasks.core.records import Finding
-from tasks.stores import suite_sql, suites
-from tasks.stores.suites import (
-    audit,
-    judge_rows,
-    load_suite,
-    parquet_rows,
-    row_rules,
-    write_clean,
-    write_quarantine,
-)
+from tasks.stores import suite_audit, suite_sql, suites
+from tasks.stores.row_rules import judge_rows, row_rules, write_clean, write_quarantine
+from tasks.stores.suite_audit import audit
+from tasks.stores.suite_sql import parquet_rows
+from tasks.stores.suites import load_suite
 
 NAN, INF = math.nan, math.inf
 MORNING = datetime(2013, 1, 1, 6, tzinfo=UTC)
@@ -139,7 +134,7 @@ def test_what_one_query_shows_to_hold_is_what_great_expectations_says(
         asked = [(one.type, one.kwargs) for one in suite.expectations]
         shown = suite_sql.show(connection, parquet_rows(path), asked)
     both = audit(path, suite, docs=tmp_path / "docs.html")
-    monkeypatch.setattr(suites, "show", lambda *_: {})
+    monkeypatch.setattr(suite_audit, "show", lambda *_: {})
     alone = audit(path, suite, docs=tmp_path / "docs.html")
     assert both == alone
     failing = {lines[finding.reason.partition(", observed")[0]] for finding in alone}
@@ -265,7 +260,7 @@ def test_rows_go_to_one_file_or_the_other(tmp_path: Path) -> None:
 def test_suites_of_the_house_speak_of_their_recipes_columns(path: Path) -> None:
     suite, table = load_suite(path), load_recipe(path.parent.name).tables[path.stem]
     known = {*table.columns, "event_timestamp", "created_timestamp"}
-    assert len(suites._build(suite).expectations) == len(suite.expectations)
+    assert len(suite_audit._build(suite).expectations) == len(suite.expectations)
     for kwargs in (expectation.kwargs for expectation in suite.expectations):
         named = {kwargs.get("column"), kwargs.get("column_A"), kwargs.get("column_B"), *kwargs.get("column_list", ())}
         assert named - {None} <= known

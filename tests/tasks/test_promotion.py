@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from configs.recipe import load_recipe
-from tasks import promotion
+from tasks import promotion, registering
 from tasks.core import ledger as history
 from tasks.core.errors import PromotionError
 from tasks.core.records import (
@@ -306,7 +306,7 @@ def test_what_was_judged_is_registered_with_its_pages_and_promoted(home, fitted_
     run = Run(recipe=load_recipe(PROJECT), as_of=JULY, cause="person", attempt=0)
     rows, fit, judged = training_set(tmp_path, fitted_model), fit_result(fitted_model), evaluation()
     against = promotion.current_champion.fn(PROJECT, run.as_of)
-    challenger = promotion.register_challenger.fn(run, rows, fit, fit, judged)
+    challenger = registering.register_challenger.fn(run, rows, fit, fit, judged)
     entry = promotion.promote.fn(run, challenger, against, rows, fit, fit, judged)
     assert (entry.kind, entry.champion, entry.previous, entry.is_superior) == ("promoted", 4, 1, True)
     assert entry.digests == {
@@ -335,6 +335,6 @@ def test_what_was_judged_is_registered_with_its_pages_and_promoted(home, fitted_
     assert card.startswith("# flights, version 4\n")
 
     # Run again after a kill at the very end: nothing is done twice.
-    assert promotion.register_challenger.fn(run, rows, fit, fit, judged) == challenger
+    assert registering.register_challenger.fn(run, rows, fit, fit, judged) == challenger
     assert promotion.promote.fn(run, challenger, against, rows, fit, fit, judged) == entry
     assert len(entries()) == 4

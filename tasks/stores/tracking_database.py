@@ -1,0 +1,102 @@
+"""MLflow's own affairs: its import, its database, and whose run a run is."""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.core.owners import MEMORY, unfinished
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
+def preload() -> None:
+    """Import MLflow now, which takes seconds, and not at the first use."""
+    keep_quiet()
+    import mlflow.store.model_registry.sqlalchemy_store
+    import mlflow.store.tracking.sqlalchemy_store
+    import mlflow.tracking  # noqa: F401
+
+
+def keep_quiet() -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # says that it makes a database
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # warns of a signature that is left out on purpose
+
+
+def create_database(tracking_uri: str, artifacts_uri: str) -> None:
+    """Make MLflow's SQLite file, once and whole. Two processes that first use an empty one crash each other, and a
+    kill amid the migrations would leave one that neither works nor is made anew."""
+    path = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not tracking_uri.startswith("sqlite:///") or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_name(f"{path.name}.lock")):
+        if path.exists():
+            return
+        keep_quiet()
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        # The migrations wait a hundred times for the disk (1 to 5 s); in memory there is nothing to wait for (0.7 s).
+        with _memory_folder() as scratch:
+            made = scratch / path.name
+            with warnings.catch_warnings():
+                # It sets up every mapped class of the process, Prefect's too, which SQLAlchemy 2.1 warns of.
+                warnings.filterwarnings("ignore", category=DeprecationWarning)
+                SqlAlchemyStore(f"sqlite:///{made}", artifacts_uri).engine.dispose()
+            temporary = Path(shutil.copy(made, path.with_name(f".{path.name}.new")))
+        temporary.replace(path)
+
+
+@contextmanager
+def _memory_folder() -> Iterator[Path]:
+    """A temporary folder in memory; on disk where there is none."""
+    if not MEMORY.parent.is_dir():
+        with tempfile.TemporaryDirectory() as on_disk:
+            yield Path(on_disk)
+        return
+    folder = unfinished(MEMORY)
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# --- whose run it is ------------------------------------------------------------------------------
+
+
+def own_process() -> str:
+    import psutil
+
+    own = psutil.Process()
+    return json.dumps({"host": socket.gethostname(), "pid": own.pid, "started": own.create_time()})
+
+
+def is_dead(process: str | None) -> bool:
+    """True only where it can be known: a process of this machine that is gone, or whose number another one has."""
+    import psutil
+
+    owner = json.loads(process) if process else {}
+    if owner.get("host") != socket.gethostname():
+        return False
+    try:
+        found = psutil.Process(owner["pid"])
+        return abs(found.create_time() - owner["started"]) > 2 or found.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
