@@ -73,6 +73,16 @@ class Settings(BaseSettings):
             )
         return uri
 
+    @field_validator("tracking_uri")
+    @classmethod
+    def _is_no_password_of_http(cls, uri: str | None) -> str | None:
+        if uri and re.match(r"https?://[^/]*@", uri):
+            raise ValueError(
+                "MLflow repeats the URI of its server in every error, so that it may hold no password: give it in"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return uri
+
     @property
     def root(self) -> Path:
         return self.home.expanduser().resolve()

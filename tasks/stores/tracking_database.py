@@ -36,7 +36,8 @@ def create_database(tracking_uri: str, artifacts_uri: str) -> None:
     """Make MLflow's SQLite file, once and whole. Two processes that first use an empty one crash each other, and a
     kill amid the migrations would leave one that neither works nor is made anew."""
     path = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not tracking_uri.startswith("sqlite:///") or path.exists():
+    # With options behind it, it is no path, and may hold what must not become a file's name: MLflow makes that itself.
+    if not tracking_uri.startswith("sqlite:///") or "?" in tracking_uri or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_name(f"{path.name}.lock")):

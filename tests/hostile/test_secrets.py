@@ -11,6 +11,7 @@ from configs.recipe import load_recipe
 from configs.settings import Settings, load_settings
 from tasks import closing
 from tasks.core.errors import RecipeError
+from tasks.stores.tracking_database import create_database
 from tests.leaks.ferries import Ferries
 
 SECRET = "s3cr3t-b7f1"
@@ -37,11 +38,24 @@ def test_a_uri_that_stands_in_records_may_hold_no_password(setting: str) -> None
     assert getattr(Settings(**{setting: "s3://models/a@b"}), setting) == "s3://models/a@b"
 
 
+def test_the_uri_of_an_mlflow_server_may_hold_no_password() -> None:
+    with pytest.raises(ValidationError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+        Settings(tracking_uri=f"https://ada:{SECRET}@mlflow.example")
+    assert SECRET not in str(caught.value)
+    assert Settings(tracking_uri=(given := "https://mlflow.example/a@b")).mlflow_uri == given
+
+
 def test_what_a_run_advises_at_its_end_names_no_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PERENNIAL_TRACKING_URI", GIVEN["PERENNIAL_TRACKING_URI"])
     told = dict(closing._next_steps(SimpleNamespace(folder=tmp_path, project="flights")))
     assert SECRET not in str(told)
     assert told["MLflow"].endswith('"$PERENNIAL_TRACKING_URI"')
+
+
+def test_the_options_of_a_database_become_no_files_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    create_database(f"sqlite:///file:{tmp_path}/mlflow.db?uri=true&token={SECRET}", str(tmp_path))
+    assert [path for path in tmp_path.rglob("*") if SECRET in str(path)] == []
 
 
 def test_a_password_in_a_recipe_is_refused_and_not_repeated() -> None:
