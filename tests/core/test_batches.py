@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.batches import ArrowRows, Batch, Encoder, TensorRows, TrainingBatches, ValidationBatches
-from tasks.core.preprocessing import fit_category_table, fit_label, fit_numeric_preprocessing
+from tasks.core.preprocessing import BLOCK_ROWS, fit_category_table, fit_label, fit_numeric_preprocessing
 
 
 def numbered(rows: int) -> TensorRows:
@@ -77,6 +77,24 @@ def test_rows_of_the_arrow_file_equal_rows_in_memory_and_need_few_blocks() -> No
         for mine, expected in zip(on_disk.take(chosen), in_memory.take(chosen), strict=True):
             assert torch.equal(mine, expected)
     assert len(on_disk._decoded) <= 6
+
+
+def test_rows_encoded_block_by_block_equal_those_encoded_at_once() -> None:
+    rows = 2 * BLOCK_ROWS + 5
+    table = pa.table({"x": np.arange(rows) % 97.0, "c": pa.array(np.arange(rows) % 7).cast("string")})
+    table = table.append_column("label", pa.array(np.arange(rows) % 2))
+    encoder = Encoder(
+        ("x",),
+        (fit_category_table("c", table["c"]),),
+        fit_numeric_preprocessing(table, ["x"]),
+        "label",
+        fit_label("binary", table["label"]),
+    )
+    released = []
+    in_blocks = encoder.encode_blocks(table, lambda: released.append(1))
+    assert len(released) == 3
+    for mine, expected in zip(in_blocks, encoder.encode(table), strict=True):
+        assert torch.equal(mine, expected)
 
 
 @given(rows=st.integers(1, 40), batch_size=st.integers(1, 50), world_size=st.integers(1, 4))
