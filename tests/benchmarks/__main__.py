@@ -16,6 +16,7 @@ from tests.benchmarks import (
     bench_monitor,
     bench_score,
     bench_validation,
+    curve,
     gate_real_fits,
     gate_simulation,
     monitor_false_alarms,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "monitor": bench_monitor.main,
     "score": bench_score.main,
     "monitor_false_alarms": monitor_false_alarms.main,
+    "curve": curve.main,
 }
 
 
