@@ -26,6 +26,7 @@ from prefect import Flow
 from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from configs.recipe import load_recipe
 from configs.settings import load_settings
 from tasks.core.errors import PerennialError
 from tasks.home import preload
@@ -43,6 +44,7 @@ def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
     for sent in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sent, _stop)
     try:
+        load_recipe(options["recipe"], options["overrides"])  # what is wrong in it is told before a server is started
         start_up()
         # Heartbeats let a server notice dead runs; here a person is watching, and each would add a second to its flow.
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):

@@ -160,6 +160,7 @@ def test_an_unknown_recipe_and_an_unknown_key_are_told_and_nothing_is_written(tm
         assert message in done.stderr
         assert "Traceback" not in done.stderr
         assert not (tmp_path / "home" / "lake").exists()
+        assert not (tmp_path / "home" / "prefect" / "prefect.db").exists(), "it is told before a server is started"
 
 
 def test_a_second_project_is_a_recipe_a_feature_file_and_suites_alone(tmp_path):
