@@ -4,6 +4,7 @@ The start time keeps an id that was given to another program meanwhile from bein
 """
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,20 @@ def _end_family(root: "psutil.Process") -> None:
                 process.send_signal(number)
         if not psutil.wait_procs(left, timeout=seconds)[1]:
             return
+
+
+def clear_unused(folder: Path) -> None:
+    """Remove what lies in a folder, save where a process is at work: a run may outlive the worker that started it."""
+    import psutil
+
+    used: set[Path] = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            place = Path(process.cwd())
+            used.update((place, *place.parents))
+    for path in folder.glob("*"):
+        if path not in used:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def log_file(home: Path, name: str) -> Path:

@@ -44,7 +44,7 @@ def up(settings: Settings) -> None:
     _run(environment, "prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _run(environment, "prefect", "--no-prompt", "deploy", "--all")
     _run(environment, "flows.automations")
-    _start(settings, "worker", _worker_command, environment, None, None)
+    _start(settings, "worker", _worker_command, _with_own_folder(settings, environment), None, None)
     _wait_until_up(settings, "worker", None)
     if (settings.root / "outbox").exists():
         print(_run(environment, "flows.dispatch"), end="")
@@ -72,6 +72,7 @@ def down(settings: Settings) -> None:
     for name in ("worker", "server", "mlflow"):
         if (pid := processes.end(settings.root, name)) is not None:
             print(f"{name:8}  ended, it was process {pid}")
+    processes.clear_unused(_worker_folder(settings))
 
 
 def status(settings: Settings) -> None:
@@ -197,6 +198,19 @@ def _mlflow_environment(settings: Settings) -> dict[str, str]:
     file = settings.root / "services" / "mlflow_auth.ini"
     write_text_atomically(file, MLFLOW_AUTH.format(home=settings.root))
     return told | {"MLFLOW_AUTH_CONFIG_PATH": str(file), "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32)}
+
+
+def _with_own_folder(settings: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """A worker makes folders for each run, which a kill would leave in the machine's own temporary folder for good."""
+    folder = _worker_folder(settings)
+    if processes.running(settings.root, "worker") is None:
+        processes.clear_unused(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return dict(environment) | {"TMPDIR": str(folder)}
+
+
+def _worker_folder(settings: Settings) -> Path:
+    return settings.root / "services" / "worker"
 
 
 def _worker_command(settings: Settings) -> list[str]:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import yaml
 
+from flows import processes
 from tasks.core.records import Wanted
 from tests.flows.homes import ROOT, SMALL, Home
 
@@ -70,6 +71,19 @@ def test_a_port_that_is_taken_is_told(home, tmp_path):
     assert f"something else answers at http://127.0.0.1:{home.mlflow}" in done.stderr
     assert "PERENNIAL_MLFLOW_PORT" in done.stderr
     assert not list(tmp_path.glob("services/*.json"))
+
+
+def test_what_a_killed_worker_left_goes_save_where_a_run_is_still_at_work(tmp_path):
+    folder = tmp_path / "services" / "worker"
+    for name in ("tmp1prefect", "tmp2prefect/workspace"):
+        (folder / name).mkdir(parents=True)
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, cwd=folder / "tmp2prefect" / "workspace", stdin=subprocess.PIPE, text=True) as run:
+        processes.clear_unused(folder)
+        assert sorted(path.name for path in folder.iterdir()) == ["tmp2prefect"]
+        run.communicate("")
+    processes.clear_unused(folder)
+    assert list(folder.iterdir()) == []
 
 
 def test_a_deployed_pipeline_runs_in_the_worker_and_promotes(home, pipeline_run):
