@@ -26,13 +26,14 @@ from tasks.stores.feature_definitions import (
     digest_of,
     load_objects,
 )
-from tasks.stores.sqlite_online import is_plain_sqlite, write_rows
+from tasks.stores.online_rows import bulk_writer
 
 if TYPE_CHECKING:
     import feast
     import pandas as pd
     import pyarrow as pa
     from feast.infra.provider import Provider
+    from feast.repo_config import RepoConfig
 
     from tasks.stores.asof_store import AsofJob
 
@@ -63,12 +64,12 @@ class FeatureStore:
         """
         objects = load_objects(self.folder, self.project)
         self._apply(objects)
-        store = self._store()
-        views = self._feast_views(store)
-        services = {
-            service.name: tuple(describe_use(views[use.name], use) for use in service.feature_view_projections)
-            for service in store.list_feature_services()
-        }
+        with self._opened() as store:
+            views = self._feast_views(store)
+            services = {
+                service.name: tuple(describe_use(views[use.name], use) for use in service.feature_view_projections)
+                for service in store.list_feature_services()
+            }
         return Definitions(self.project, services, {name: describe_table(view) for name, view in views.items()})
 
     def _apply(self, objects: list[Any]) -> None:
@@ -82,10 +83,13 @@ class FeatureStore:
             if state.get("definitions") == wanted and not lost:
                 return
             try:
-                self._store().apply(objects)
+                with self._opened() as store:
+                    store.apply(objects)
             except (FeastError, ValueError) as error:
                 raise FeatureError(f"definitions of project {self.project!r} cannot be applied", got=error) from error
             state["definitions"] = wanted
+            if lost:
+                state |= {name: "{}" for name in state if name.startswith("materialized/")}
 
     # --- history ----------------------------------------------------------------------------------
 
@@ -103,22 +107,22 @@ class FeatureStore:
         the tables that can be read.
         """
         wanted = self.definitions.views(services)
-        store = self._store(versions)
-        known = self._feast_views(store)
-        uses = {
-            projection.name_to_use(): known[projection.name].with_projection(projection)
-            for service in services
-            for projection in store.get_feature_service(service).feature_view_projections
-        }
-        return _provider(store).get_historical_features(
-            config=store.config,
-            feature_views=[uses[view.name] for view in wanted],
-            feature_refs=[f"{view.name}:{feature}" for view in wanted for feature, _ in view.features],
-            entity_df=entities,
-            registry=store.registry,
-            project=self.project,
-            full_feature_names=True,
-        )
+        with self._opened(versions) as store:
+            known = self._feast_views(store)
+            uses = {
+                projection.name_to_use(): known[projection.name].with_projection(projection)
+                for service in services
+                for projection in store.get_feature_service(service).feature_view_projections
+            }
+            return _provider(store).get_historical_features(
+                config=store.config,
+                feature_views=[uses[view.name] for view in wanted],
+                feature_refs=[f"{view.name}:{feature}" for view in wanted for feature, _ in view.features],
+                entity_df=entities,
+                registry=store.registry,
+                project=self.project,
+                full_feature_names=True,
+            )
 
     # --- online -------------------------------------------------------------------------------------
 
@@ -137,24 +141,23 @@ class FeatureStore:
         none, or where `builds` (feature table -> digest of its SQL) says that the table is another one now. A run for
         an earlier moment than the last one never replaces what is there by what is older.
         """
-        tables, store = self.definitions.tables(services), self._store(versions)
-        known, written = self._feast_views(store), {}
-        for name, table in {view.base: view.table for view in self.definitions.views(services)}.items():
-            build = digest([(builds or {}).get(table), tables[table].columns, self._online_config])
-            with self._state() as state:
-                last = json.loads(state.get(f"materialized/{name}", "{}"))
-                end = datetime.fromisoformat(last["end"]) if last.get("build") == build else None
-                start = end - lookback if end and end <= as_of else BEGINNING
-                is_older = end is not None and end > as_of
-                written[name] = self._write_online(store, known[name], start, as_of, is_older=is_older)
-                state[f"materialized/{name}"] = json.dumps({"end": str(max(end or as_of, as_of)), "build": build})
+        tables, written = self.definitions.tables(services), {}
+        with self._opened(versions) as store:
+            known = self._feast_views(store)
+            for name, table in {view.base: view.table for view in self.definitions.views(services)}.items():
+                build = digest([(builds or {}).get(table), tables[table].columns, self._online_config])
+                with self._state() as state:
+                    last = json.loads(state.get(f"materialized/{name}", "{}"))
+                    end = datetime.fromisoformat(last["end"]) if last.get("build") == build else None
+                    start = end - lookback if end and end <= as_of else BEGINNING
+                    is_older = end is not None and end > as_of
+                    written[name] = self._write_online(store, known[name], start, as_of, is_older=is_older)
+                    state[f"materialized/{name}"] = json.dumps({"end": str(max(end or as_of, as_of)), "build": build})
         return written
 
     def _write_online(
         self, store: "feast.FeatureStore", view: "feast.FeatureView", start: datetime, end: datetime, *, is_older: bool
     ) -> int:
-        import pyarrow as pa
-
         provider, source, rows = _provider(store), view.batch_source, 0
         job = provider.offline_store.pull_latest_from_table_or_query(
             config=store.config,
@@ -166,19 +169,10 @@ class FeatureStore:
             start_date=start,
             end_date=end,
         )
-        is_bulk = is_plain_sqlite(provider, store.config)
+        write = bulk_writer(provider, store.config) or _write_by_feast
         for batch in job.stream(READ_KEYS):
             keys = _key_protos(view, [batch.column(key).to_pylist() for key in view.join_keys])
-            if is_older:
-                events = batch.column(source.timestamp_field).to_pylist()
-                there = provider.online_read(store.config, view, keys)
-                newer = [event is None or event < row for row, (event, _) in zip(events, there, strict=True)]
-                keys, batch = list(compress(keys, newer)), batch.filter(pa.array(newer, pa.bool_()))
-            if is_bulk:
-                write_rows(provider, store.config, view, keys, batch)
-            else:
-                provider.online_write_batch(store.config, view, _to_protos(keys, batch, view), None)
-            rows += len(keys)
+            rows += write(provider, store.config, view, keys, batch, only_newer=is_older)
         return rows
 
     def online(self, services: Sequence[str], rows: "pa.Table", *, as_of: datetime) -> "pa.Table":
@@ -189,12 +183,13 @@ class FeatureStore:
         """
         import pyarrow as pa
 
-        views, store, table = self.definitions.views(services), self._store(), rows
-        known = self._feast_views(store)
-        for view in views:
-            answers = _read_online(store, known[view.base], view, rows)
+        views, table = self.definitions.views(services), rows
+        with self._opened() as store:
+            known = self._feast_views(store)
+            answers = [_read_online(store, known[view.base], view, rows) for view in views]
+        for view, answer in zip(views, answers, strict=True):
             oldest = as_of - view.ttl if view.ttl else BEGINNING
-            served = [values if moment and oldest <= moment <= as_of else {} for moment, values in answers]
+            served = [values if moment and oldest <= moment <= as_of else {} for moment, values in answer]
             for (feature, kind), name in zip(view.features, view.outputs, strict=True):
                 table = table.append_column(name, pa.array([v.get(feature) for v in served], _arrow_type(kind)))
         return table
@@ -222,6 +217,28 @@ class FeatureStore:
                 entity_key_serialization_version=3,
             )
         )
+
+    @contextmanager
+    def _opened(self, versions: Mapping[str, int] | None = None) -> Iterator["feast.FeatureStore"]:
+        """With connections that end here: Feast leaves them open, that to the online store amid a transaction."""
+        store = self._store(versions)
+        try:
+            yield store
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("psycopg", "psycopg_pool", "redis"):
+                raise
+            raise FeatureError(
+                f"the online store of project {self.project!r} cannot be used", got=error,
+                fix="see that the server of PERENNIAL_ONLINE_STORE is up and lets this user in; where it was emptied,"
+                " empty PERENNIAL_FEAST_REGISTRY too",
+            ) from error  # fmt: skip
+        finally:
+            online = _provider(store).online_store
+            for name in ("_conn", "_conn_pool", "_client"):
+                if (held := getattr(online, name, None)) is not None:
+                    held.close()
+            for name in ("write_engine", "read_engine"):
+                getattr(store.registry, name).dispose()
 
     def _feast_views(self, store: "feast.FeatureStore") -> dict[str, "feast.FeatureView"]:
         return {view.name: view for view in store.registry.list_feature_views(self.project)}
@@ -280,6 +297,22 @@ def _provider(store: "feast.FeatureStore") -> "Provider":
 
 
 # --- online -----------------------------------------------------------------------------------------
+
+
+def _write_by_feast(
+    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", keys: Sequence[Any],
+    batch: "pa.RecordBatch", *, only_newer: bool,
+) -> int:  # fmt: skip
+    """Any online store that Feast knows: see `online_rows.Write`; whether it is whole is the store's affair."""
+    import pyarrow as pa
+
+    if only_newer:
+        events = batch.column(view.batch_source.timestamp_field).to_pylist()
+        there = provider.online_read(config, view, keys)
+        newer = [event is None or event < row for row, (event, _) in zip(events, there, strict=True)]
+        keys, batch = list(compress(keys, newer)), batch.filter(pa.array(newer, pa.bool_()))
+    provider.online_write_batch(config, view, _to_protos(keys, batch, view), None)
+    return len(keys)
 
 
 def _to_protos(

@@ -1,19 +1,22 @@
 """Cost of writing the newest row of 337,000 keys, of 10 features each, to the SQLite online store.
 
 Beside it stands an `executemany` upsert of the very rows that are there afterwards, serialised already, into an empty
-file with the same table; and Feast's own `materialize`, which is given fewer rows.
+file with the same table; and Feast's own `materialize`, which is given fewer rows. With `--servers` on PostgreSQL and
+Redis, in turn with Feast's own write of the same rows.
 
 Run: python -m tests.benchmarks materialize [--rows 337000] [--feast-rows 20000]
 """
 
 import argparse
+import json
 import sqlite3
 import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.benchmarks.measuring import Cost, machine, measure, ratio, typical
+from tests.benchmarks.measuring import Cost, machine, measure, measure_in_turn, print_costs, ratio, typical
+from tests.stores import online_servers
 
 HERE = "tests.benchmarks.bench_materialize"
 IMPORTS = (
@@ -57,18 +60,28 @@ def make(home: str, rows: int) -> int:
         return lake.replace("wide", reader, start=None, properties={"digest": "0" * 16}).rows
 
 
-def open_store(home: str, name: str):
+def open_store(home: str, name: str, online_store: str | None = None):
     from tasks.stores.feature_store import FeatureStore
 
     (Path(home) / name / "online.db").unlink(missing_ok=True)
-    return FeatureStore("bench", Path(home) / "repo", Path(home) / name, f"{home}/lake")
+    return FeatureStore("bench", Path(home) / "repo", Path(home) / name, f"{home}/lake", online_store=online_store)
 
 
-def ours(home: str) -> int:
+def ours(home: str, online_store: str | None = None) -> int:
     """Rows written."""
-    store = open_store(home, "ours")
+    if online_store is not None and "redis" in online_store:
+        online_servers.clear(json.loads(online_store))  # Feast's own write leaves out what seems to be there
+    store = open_store(home, "ours", online_store)
     anew = {"wide": str(time.monotonic_ns())}
     return store.materialize(("service",), as_of=AS_OF, lookback=timedelta(days=9), builds=anew)["wide"]
+
+
+def by_feast(home: str, online_store: str) -> int:
+    """As ours, each batch by Feast's own write."""
+    from unittest.mock import patch
+
+    with patch("tasks.stores.feature_store.bulk_writer", lambda *_: None):
+        return ours(home, online_store)
 
 
 def stock(home: str) -> int:
@@ -116,8 +129,12 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=ROWS)
     options.add_argument("--feast-rows", type=int, default=FEAST_ROWS)
     options.add_argument("--repetitions", type=int, default=3)
+    options.add_argument("--servers", action="store_true")
     chosen = options.parse_args()
     print(machine())
+    if chosen.servers:
+        compare_servers(chosen.feast_rows, chosen.repetitions)
+        return
     compare(chosen.rows, chosen.repetitions)
     compare(chosen.feast_rows, 1, with_stock=True)
 
@@ -142,3 +159,15 @@ def compare(rows: int, repetitions: int, with_stock: bool = False) -> list[Cost]
 
 if __name__ == "__main__":
     main()
+
+
+def compare_servers(rows: int, repetitions: int) -> None:
+    """CPU seconds are ours and the driver's; the servers have their own."""
+    for server in (online_servers.postgres, online_servers.redis):
+        with server() as settings, tempfile.TemporaryDirectory() as home:
+            measure(f"{HERE}:make", home=home, rows=rows)
+            works = {"ours": f"{HERE}:ours", "by Feast": f"{HERE}:by_feast"}
+            told = {"home": home, "online_store": json.dumps(settings)}
+            costs = measure_in_turn(works, repetitions, IMPORTS, **told)
+            print(f"{settings['type']}, {rows:,} keys of {len(KINDS)} features")
+            print_costs(costs, "rows")

@@ -1,5 +1,6 @@
-"""Definitions, materialization and online reads, against real Feast on SQLite in a temporary folder."""
+"""Definitions, materialization and online reads, against real Feast, on SQLite, PostgreSQL and Redis of our own."""
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ import pytest
 from tasks.core.errors import FeatureError
 from tasks.stores.feature_store import FeatureStore
 from tasks.stores.lake import Lake
+from tests.stores import online_servers
 
 NOON = datetime(2024, 3, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -186,7 +188,7 @@ def test_history_of_several_services_is_joined_at_once(folder: Path, lake: Lake,
 # --- online -----------------------------------------------------------------------------------------------
 
 
-def test_online_serves_the_newest_that_is_known(folder: Path, lake: Lake) -> None:
+def test_online_serves_the_newest_that_is_known(folder: Path, lake: Lake, online_store: str | None) -> None:
     big = 2**53 + 1  # a double cannot hold it, and Feast's own conversion makes doubles where a null is among them
     write(
         lake,
@@ -198,16 +200,16 @@ def test_online_serves_the_newest_that_is_known(folder: Path, lake: Lake) -> Non
             (None, at(0), at(0), 4),
         ],
     )
-    store = open_store(folder)
+    store = open_store(folder, online_store=online_store)
     assert materialize(store, at(10)) == 2
     assert served(store, at(10), "b", "a", None, "nobody", "a") == [None, big, None, None, big]
     assert materialize(store, at(50)) == 2
     assert served(store, at(50), "a") == [3]
 
 
-def test_ttl_is_enforced_online(folder: Path, lake: Lake) -> None:
+def test_ttl_is_enforced_online(folder: Path, lake: Lake, online_store: str | None) -> None:
     write(lake, [("a", at(0), at(0), 1)])
-    store = open_store(folder)
+    store = open_store(folder, online_store=online_store)
     materialize(store, at(0))
     moments = [at(-1), at(0), at(60), at(60) + timedelta(microseconds=1)]
     assert [served(store, moment, "a")[0] for moment in moments] == [None, 1, 1, None]
@@ -223,19 +225,19 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("new_york")
-def test_times_do_not_go_through_the_machines_zone(folder: Path, lake: Lake) -> None:
+def test_times_do_not_go_through_the_machines_zone(folder: Path, lake: Lake, online_store: str | None) -> None:
     lost = datetime(2024, 3, 10, 2, 30, tzinfo=UTC)  # there is no half past two in New York on this day
     write(lake, [("a", lost, lost, 1)])
-    store = open_store(folder)
+    store = open_store(folder, online_store=online_store)
     materialize(store, lost)
     assert served(store, lost, "a") == [1]
     assert served(store, lost + 61 * MINUTE, "a") == [None]
 
 
-def test_an_older_range_never_replaces_newer_values(folder: Path, lake: Lake) -> None:
+def test_an_older_range_never_replaces_newer_values(folder: Path, lake: Lake, online_store: str | None) -> None:
     rows = [("a", at(0), at(0), 1), ("a", at(10), at(10), 2), ("a", at(10), at(15), 3), ("b", at(0), at(0), 4)]
     write(lake, rows)
-    store = open_store(folder)
+    store = open_store(folder, online_store=online_store)
     materialize(store, at(20))
     for older in (at(5), at(12)):
         assert materialize(store, older) == 0
@@ -246,9 +248,44 @@ def test_an_older_range_never_replaces_newer_values(folder: Path, lake: Lake) ->
     assert served(store, at(20), "a", "b", "c") == [3, 4, 5]
 
 
-def test_the_window_is_our_own(folder: Path, lake: Lake) -> None:
+def test_a_correction_of_the_same_time_replaces(folder: Path, lake: Lake, online_store: str | None) -> None:
+    write(lake, [("a", at(0), at(0), 1)])
+    store = open_store(folder, online_store=online_store)
+    materialize(store, at(1))
+    write(lake, [("a", at(0), at(0), 1), ("a", at(0), at(2), 2)])
+    assert materialize(store, at(3)) == 1
+    assert served(store, at(3), "a") == [2]
+
+
+def test_an_online_store_that_was_lost_is_filled_again(folder: Path, lake: Lake) -> None:
     write(lake, [("a", at(0), at(0), 1), ("b", at(20), at(20), 2)])
     store = open_store(folder)
+    assert materialize(store, at(30)) == 2
+    (store.home / "online.db").unlink()
+    assert materialize(open_store(folder), at(40), lookback=MINUTE) == 2
+
+
+def test_registry_and_online_store_in_one_database(folder: Path, lake: Lake, postgres: dict[str, Any]) -> None:
+    online_servers.clear(postgres)
+    write(lake, [("a", at(0), at(0), 1)])
+    url = f"postgresql+psycopg://feast@127.0.0.1:{postgres['port']}/postgres"
+    told = {"registry_url": url, "online_store": json.dumps(postgres)}
+    assert materialize(open_store(folder, **told), at(1)) == 1
+    assert materialize(open_store(folder, **told), at(1), lookback=timedelta(0)) == 0
+    assert served(open_store(folder, **told), at(1), "a") == [1]
+    assert not list((folder.parent / "feast").rglob("*.db"))
+
+
+def test_a_server_that_is_not_there_is_told_of(folder: Path, lake: Lake) -> None:
+    write(lake, [("a", at(0), at(0), 1)])
+    gone = {"type": "redis", "connection_string": f"127.0.0.1:{online_servers.free_port()}"}
+    with pytest.raises(FeatureError, match="PERENNIAL_ONLINE_STORE"):
+        materialize(open_store(folder, online_store=json.dumps(gone)), at(1))
+
+
+def test_the_window_is_our_own(folder: Path, lake: Lake, online_store: str | None) -> None:
+    write(lake, [("a", at(0), at(0), 1), ("b", at(20), at(20), 2)])
+    store = open_store(folder, online_store=online_store)
     assert materialize(store, at(30)) == 2
     # Told late, behind Feast's watermark: within the lookback it is written, before it it is not.
     write(lake, [("a", at(0), at(0), 1), ("b", at(20), at(20), 2), ("c", at(25), at(40), 3), ("d", at(5), at(40), 4)])
