@@ -36,9 +36,10 @@ def monitor(recipe: str, as_of: datetime | None = None, overrides: dict[str, Any
             ingest(recipe, as_of=run.as_of, overrides=overrides)
         materialize(recipe, as_of=run.as_of, overrides=overrides)
     score(recipe, as_of=run.as_of, overrides=overrides)
-    rivals, previous = find_rivals(run.project, run.as_of), find_previous(run.project)
+    rivals = find_rivals(run.project, run.as_of)
     if rivals.champion is None:
         return None
+    previous = find_previous(run.project, rivals.champion)
     tables = current_tables(run, rivals.features)
     if previous is not None:
         score_previous(run, rivals.champion, previous, tables)

@@ -49,10 +49,14 @@ def stamp(moment: datetime) -> str:
     return f"{moment:%Y%m%dT%H%M%S}Z"
 
 
-def find_previous(project: str) -> Contender | None:
-    """The champion before the champion, while it is registered."""
-    registry, number = home.open_registry(project), history.previous(home.open_ledger(project).entries())
-    if number is None or not registry.has_version(number):
+def find_previous(project: str, champion: Contender | None) -> Contender | None:
+    """The champion before this one, while it is registered. None where another one was promoted meanwhile."""
+    registry, entries = home.open_registry(project), home.open_ledger(project).entries()
+    number = history.previous(entries)
+    is_champion = (
+        champion is not None and champion.ref is not None and champion.ref.version == history.champion(entries)
+    )
+    if not is_champion or number is None or not registry.has_version(number):
         return None
     return registered_contender(registry, "anchor", registry.version(number))
 

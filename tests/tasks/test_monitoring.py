@@ -293,6 +293,26 @@ def trips_home() -> Path:
     return load_settings().root
 
 
+def test_a_champion_is_not_compared_with_itself_where_another_one_is_promoted_meanwhile(
+    trips, registry, made_at, monkeypatch
+) -> None:
+    def contender(_: object, name: str, ref: ModelRef) -> Contender:
+        return Contender(name=name, as_of=made_at, ref=ref)
+
+    monkeypatch.setattr(monitoring, "registered_contender", contender)
+    registry.version = lambda number: ModelRef(name="trips", version=number, run_id="r", uri="u")
+    registry.has_version = lambda number: True
+    first, second = (contender(registry, "champion", registry.version(number)) for number in (1, 2))
+    promoted = {"kind": "promoted", "as_of": made_at, "reasons": (), "digests": {}, "at": made_at}
+    for number, previous in ((1, None), (2, 1)):
+        line = LedgerEntry(
+            number=number, decision_id=str(number), version=number, champion=number, previous=previous, **promoted
+        )
+        home.open_ledger("trips").append(line)
+    assert monitoring.find_previous("trips", first) is None
+    assert monitoring.find_previous("trips", second).ref.version == 1
+
+
 def test_a_person_who_promotes_counts_as_a_retrain(trips, registry, reference, made_at) -> None:
     run, _ = watch(trips, made_at, 7)
     free = Run(recipe=with_policy(run, min_new_labels=0), as_of=run.as_of, cause="person", attempt=0)
