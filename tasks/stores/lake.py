@@ -10,21 +10,28 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from tasks.core.errors import LakeError
 from tasks.core.records import TableRef
+from tasks.stores.month_files import (
+    MONTH,
+    STATISTICS_STEP,
+    TIMES,
+    cut_off,
+    delta_rows,
+    put_in_order,
+    write_months,
+)
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
-    from deltalake import DeltaTable
+    from deltalake import CommitProperties, DeltaTable
 
-MONTH = "event_month"  # the partition, derived from event_timestamp and not shown to readers
-TIMES = ("event_timestamp", "created_timestamp")
 
 _CONFIGURATION = {
     # Without it only the first 32 columns have statistics, and an insert would have to read every file.
@@ -32,7 +39,6 @@ _CONFIGURATION = {
     # The log is the history of what was ingested, and the way back to every version; it is kept.
     "delta.enableExpiredLogCleanup": "false",
 }
-_STATISTICS_STEP = timedelta(milliseconds=1)  # Delta cuts the timestamps in its statistics to whole milliseconds
 _VENDOR_FACTS = {
     "timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion", "readVersion",
     "isolationLevel", "isBlindAppend",
@@ -77,7 +83,11 @@ class Lake:
     def exists(self, name: str) -> bool:
         from deltalake import DeltaTable
 
-        return DeltaTable.is_deltatable(self._at(name))
+        return DeltaTable.is_deltatable(self.at(name))
+
+    def at(self, name: str) -> str:
+        """Where a table lies, or would."""
+        return self.borrowed.get(name) or f"{self.uri}/{name}"
 
     def latest(self, name: str) -> TableRef:
         """The newest version. Raises LakeError when there is no such table."""
@@ -182,7 +192,8 @@ class Lake:
     ) -> TableRef:
         """Put `source` in the place of every row with event_timestamp >= start (None: of every row), in one commit.
 
-        The caller names the digest in `properties`.
+        A relation of DuckDB is a table in order of event_timestamp, on a connection that may write where this one
+        lies; Arrow comes in any order. The caller names the digest in `properties`.
 
         Raises:
             LakeError: rows before `start`, other columns than the table has, or another writer at the same moment.
@@ -190,12 +201,9 @@ class Lake:
         import duckdb
 
         with self._writing(name), self.session() as connection:
-            relation = source if isinstance(source, duckdb.DuckDBPyRelation) else connection.from_arrow(source)
-            rows = relation.query("incoming", _PARTITIONED.format("incoming")).to_arrow_reader(_BATCH_ROWS)
-            table = self._open(name) if self.exists(name) else None
-            predicate = None if start is None or table is None else f"event_timestamp >= '{_iso(start)}'"
+            rows = source if isinstance(source, duckdb.DuckDBPyRelation) else put_in_order(connection, source)
             try:
-                self._commit(name, table, rows, properties, mode="overwrite", predicate=predicate)
+                self._put_in_place(name, connection, rows, start, properties)
             except _OvertakenError as error:
                 raise LakeError(
                     f"table {name!r} was changed by another writer at the same moment", got=error,
@@ -224,39 +232,64 @@ class Lake:
         return self.latest(name), int(facts["inserted_rows"])
 
     def _commit(
-        self,
-        name: str,
-        table: "DeltaTable | None",
-        rows: "pa.RecordBatchReader",
-        said: Mapping[str, str],
-        *,
-        mode: str = "append",
-        predicate: str | None = None,
+        self, name: str, table: "DeltaTable | None", rows: "pa.RecordBatchReader", said: Mapping[str, str]
     ) -> None:
-        from deltalake import CommitProperties, write_deltalake
-        from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
+        from deltalake import write_deltalake
 
-        is_new, is_whole = table is None, mode == "overwrite" and predicate is None
-        # No retries: an append that was overtaken has to look again at what is there, or it would double rows.
-        facts = CommitProperties(custom_metadata=dict(said), max_commit_retries=0)
-        try:
-            if is_new:
+        with self._committing(name, table, said) as facts:
+            if table is None:
                 write_deltalake(
-                    self._at(name), rows, mode="error", partition_by=[MONTH], configuration=_CONFIGURATION,
+                    self.at(name), rows, mode="error", partition_by=[MONTH], configuration=_CONFIGURATION,
                     commit_properties=facts,
                 )  # fmt: skip
             else:
-                schema_mode = "overwrite" if is_whole else None
-                write_deltalake(
-                    table, rows, mode=mode, predicate=predicate, schema_mode=schema_mode, commit_properties=facts
-                )
-        except (CommitFailedError, DeltaError, SchemaMismatchError) as error:
-            if isinstance(error, CommitFailedError) or (is_new and self.exists(name)):
+                write_deltalake(table, rows, mode="append", commit_properties=facts)
+
+    def _put_in_place(
+        self,
+        name: str,
+        connection: "duckdb.DuckDBPyConnection",
+        rows: "duckdb.DuckDBPyRelation",
+        start: datetime | None,
+        said: Mapping[str, str],
+    ) -> None:
+        from deltalake.transaction import create_table_with_add_actions
+
+        table = self._open(name) if self.exists(name) else None
+        with self._committing(name, table, said) as facts:
+            schema, rows = delta_rows(connection, rows)
+            self._check_rows(connection, name, rows, table if start else None, start)
+            actions = write_months(rows, self.at(name))
+            if table is None:
+                create_table_with_add_actions(
+                    self.at(name), schema, actions, mode="error", partition_by=[MONTH], configuration=_CONFIGURATION,
+                    commit_properties=facts,
+                )  # fmt: skip
+                return
+            if start is not None:
+                actions += cut_off(connection, table, self.at(name), start, rows.columns)
+            mode = "overwrite" if start is None else "append"
+            table.create_write_transaction(actions, mode, schema, [MONTH], commit_properties=facts)
+
+    @contextmanager
+    def _committing(
+        self, name: str, table: "DeltaTable | None", said: Mapping[str, str]
+    ) -> "Iterator[CommitProperties]":
+        import duckdb
+        from deltalake import CommitProperties
+        from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
+
+        try:
+            # No retries: an append that was overtaken has to look again at what is there, or it would double rows.
+            yield CommitProperties(custom_metadata=dict(said), max_commit_retries=0)
+        except (CommitFailedError, DeltaError, SchemaMismatchError, duckdb.ConversionException) as error:
+            if isinstance(error, CommitFailedError) or (table is None and self.exists(name)):
                 raise _OvertakenError(error) from error
             raise LakeError(
-                f"table {name!r} cannot take these rows", got=str(error)[:2000],
-                expected="the table's columns and types" + (f", and rows with {predicate}" if predicate else ""),
-            ) from error  # fmt: skip
+                f"table {name!r} cannot take these rows",
+                got=str(error)[:2000],
+                expected="the table's columns and types",
+            ) from error
 
     def _fresh_sql(
         self, connection: "duckdb.DuckDBPyConnection", name: str, table: "DeltaTable | None", key: Sequence[str]
@@ -284,7 +317,7 @@ class Lake:
         files = [
             path
             for path, low, high in self._data_files(name, table)
-            if low is None or high is None or (low <= last and first < high + _STATISTICS_STEP)
+            if low is None or high is None or (low <= last and first < high + STATISTICS_STEP)
         ]
         spanned = f"event_timestamp between timestamptz '{_iso(first)}' and timestamptz '{_iso(last)}'"
         return f"{_read_parquet(files)} where {spanned}" if files else None
@@ -296,7 +329,7 @@ class Lake:
         # Paths in the log are URL-encoded; DuckDB takes them as they are.
         return sorted(
             (
-                f"{self._at(name)}/{unquote(action['path'])}",
+                f"{self.at(name)}/{unquote(action['path'])}",
                 action.get("min.event_timestamp"),
                 action.get("max.event_timestamp"),
             )
@@ -318,6 +351,28 @@ class Lake:
                 fix="keep columns and types of a published table; a new shape is a new table",
             )  # fmt: skip
 
+    def _check_rows(
+        self,
+        connection: "duckdb.DuckDBPyConnection",
+        name: str,
+        rows: "duckdb.DuckDBPyRelation",
+        table: "DeltaTable | None",
+        start: datetime | None,
+    ) -> None:
+        """Refuse rows without an event time; into a table that keeps its earlier ones also other columns than its."""
+        number, timed, first = rows.aggregate("count(*), count(event_timestamp), min(event_timestamp)").fetchall()[0]
+        if number > timed:
+            raise LakeError(f"{number - timed:,} rows for table {name!r} have no event_timestamp")
+        if table is None:
+            return
+        got, known = dict(zip(rows.columns, map(str, rows.types), strict=True)), dict(self._columns(connection, table))
+        if got != known:
+            raise LakeError(f"table {name!r} cannot take these rows", got=got, expected=known)
+        if first is not None and start is not None and first < start:
+            raise LakeError(
+                f"table {name!r} cannot take these rows", got=f"one of {first}", expected=f"none before {start}"
+            )
+
     def _columns(self, connection: "duckdb.DuckDBPyConnection", table: "DeltaTable") -> list[tuple[str, str]]:
         """Name and DuckDB type of each column, in order."""
         import pyarrow as pa
@@ -330,7 +385,7 @@ class Lake:
         from deltalake.exceptions import DeltaError, TableNotFoundError
 
         try:
-            return DeltaTable(self._at(name), version=version)
+            return DeltaTable(self.at(name), version=version)
         except (TableNotFoundError, DeltaError) as error:
             asked = name if version is None else f"{name} at version {version}"
             raise LakeError(
@@ -340,7 +395,7 @@ class Lake:
     def _ref(self, name: str, table: "DeltaTable") -> TableRef:
         version = table.version()
         digest = self._said(name, version).get("digest", "")
-        return TableRef(name=name, uri=self._at(name), version=version, rows=table.count(), digest=digest)
+        return TableRef(name=name, uri=self.at(name), version=version, rows=table.count(), digest=digest)
 
     def _said(self, name: str, version: int) -> dict[str, str]:
         """What the writer of a version said of it.
@@ -348,7 +403,7 @@ class Lake:
         Read from the log itself: deltalake's `history` numbers the newest commits downwards from whatever version is
         open, so that an older version would get the newest one's words.
         """
-        files, root = _filesystem(self._at(name))
+        files, root = _filesystem(self.at(name))
         with files.open(f"{root}/_delta_log/{version:020d}.json", "rb") as log:
             actions = [json.loads(line) for line in log]
         information = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
@@ -365,14 +420,11 @@ class Lake:
             )  # fmt: skip
         return said
 
-    def _at(self, name: str) -> str:
-        return self.borrowed.get(name) or f"{self.uri}/{name}"
-
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
         """One writer of a table at a time; on a shared store Delta's own commit check is what remains."""
         if name in self.borrowed:
-            raise LakeError(f"table {name!r} is borrowed", got=self._at(name), expected="a table of this lake's own")
+            raise LakeError(f"table {name!r} is borrowed", got=self.at(name), expected="a table of this lake's own")
         if "://" in self.uri:
             yield
             return
@@ -392,7 +444,7 @@ class Lake:
 
     def _remove_uncommitted(self, name: str) -> None:
         """Data files that no version knows: of a write that was cut off before its commit. Nobody reads them."""
-        table = Path(self._at(name))
+        table = Path(self.at(name))
         log = table / "_delta_log"
         actions = [json.loads(line) for commit in log.glob("*.json") for line in commit.read_text().splitlines()]
         known = {table / unquote(action["add"]["path"]) for action in actions if "add" in action}
