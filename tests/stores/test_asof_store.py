@@ -332,6 +332,30 @@ def test_join_equals_the_oracle(memory_lake: type[MemoryLake], features: Any, en
     assert joined["speed__value"].to_pylist() == [oracle(features, car, time, ttl * MINUTE) for car, time in entities]
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(features=feature_strategy, entities=entity_strategy, lag=st.sampled_from([-1, 0, 1, 3]))
+def test_rows_that_are_all_known_equally_late_need_no_windows(
+    memory_lake: type[MemoryLake], features: Any, entities: Any, lag: int
+) -> None:
+    told = sorted({(car, event) for car, event, _ in features}, key=str)
+    features = [(car, event, event + lag * MINUTE, number) for number, (car, event) in enumerate(told)]
+    memory_lake.tables = {"speed": feature_rows(features)}
+    rows = entity_rows([(car, time, number) for number, (car, time) in enumerate(entities)])
+    job = join(SimpleNamespace(uri="memory"), rows, make_view(ttl=4 * MINUTE))
+    with job.open() as (connection, query):
+        joined = connection.sql(query).to_arrow_table()
+        assert "window" not in query
+    assert joined["speed__value"].to_pylist() == [oracle(features, car, time, 4 * MINUTE) for car, time in entities]
+
+
+def test_a_row_from_before_all_time_is_a_feature_and_has_no_delay(memory_lake: type[MemoryLake]) -> None:
+    always, features = -(2**63 - 1), feature_rows([(A, at(0), at(5), 1), (A, at(1), at(6), 2)])
+    moments = [always, *features["event_timestamp"].cast(pa.int64()).to_pylist()[1:]]
+    memory_lake.tables = {"speed": features.set_column(1, "event_timestamp", pa.array(moments).cast(MOMENT))}
+    view, rows = make_view(ttl=timedelta(0)), entity_rows([(A, at(4), 0), (A, at(5), 0), (A, at(6), 0)])
+    assert join(SimpleNamespace(uri="memory"), rows, view).table()["speed__value"].to_pylist() == [None, 1, 2]
+
+
 def test_frames_keep_nanosecond_pandas_columns(memory_lake: type[MemoryLake]) -> None:
     memory_lake.tables = {"speed": feature_rows([(A, at(0), at(0), 1)])}
     frame = pd.DataFrame({"car": [A], "when": pd.to_datetime([at(1)]).as_unit("ns")})
