@@ -348,12 +348,12 @@ def test_rows_that_are_all_known_equally_late_need_no_windows(
     assert joined["speed__value"].to_pylist() == [oracle(features, car, time, 4 * MINUTE) for car, time in entities]
 
 
-def test_a_row_from_before_all_time_is_a_feature_and_has_no_delay(memory_lake: type[MemoryLake]) -> None:
-    always, features = -(2**63 - 1), feature_rows([(A, at(0), at(5), 1), (A, at(1), at(6), 2)])
+def test_a_row_from_before_all_time_never_displaces_another(memory_lake: type[MemoryLake]) -> None:
+    always, features = -(2**63 - 1), feature_rows([(A, at(0), at(5), 1), (A, at(0), at(4), 2)])
     moments = [always, *features["event_timestamp"].cast(pa.int64()).to_pylist()[1:]]
     memory_lake.tables = {"speed": features.set_column(1, "event_timestamp", pa.array(moments).cast(MOMENT))}
-    view, rows = make_view(ttl=timedelta(0)), entity_rows([(A, at(4), 0), (A, at(5), 0), (A, at(6), 0)])
-    assert join(SimpleNamespace(uri="memory"), rows, view).table()["speed__value"].to_pylist() == [None, 1, 2]
+    view, rows = make_view(ttl=timedelta(0)), entity_rows([(A, at(3), 0), (A, at(4), 0), (A, at(5), 0)])
+    assert join(SimpleNamespace(uri="memory"), rows, view).table()["speed__value"].to_pylist() == [None, 2, 2]
 
 
 def test_frames_keep_nanosecond_pandas_columns(memory_lake: type[MemoryLake]) -> None:
