@@ -443,14 +443,20 @@ class Lake:
             lock.truncate(0)  # not after an error or a kill: the next writer finds what was written of it
 
     def _remove_uncommitted(self, name: str) -> None:
-        """Data files that no version knows: of a write that was cut off before its commit. Nobody reads them."""
+        """Data files that no version knows: of a write that was cut off before its commit. Nobody reads them.
+
+        They are younger than the newest version. An older file stays whatever the log says, which somebody may have
+        shortened.
+        """
         table = Path(self.at(name))
         log = table / "_delta_log"
-        actions = [json.loads(line) for commit in log.glob("*.json") for line in commit.read_text().splitlines()]
+        commits = sorted(log.glob("*.json"))
+        actions = [json.loads(line) for commit in commits for line in commit.read_text().splitlines()]
         known = {table / unquote(action["add"]["path"]) for action in actions if "add" in action}
+        newest = commits[-1].stat().st_mtime if commits else 0.0
         # A file on its way to its name has a number behind it.
         for path in (*table.glob(f"{MONTH}=*/*.parquet*"), *log.glob("*.json#*")):
-            if path not in known:
+            if path not in known and path.stat().st_mtime >= newest:
                 path.unlink()
 
 

@@ -326,3 +326,16 @@ def test_data_files_of_an_insert_that_was_killed_before_its_commit_are_not_read_
     insert(lake, make_rows([2]), tmp_path)
     assert data_files(lake) == set(lake.files("t"))
     assert lake.files("t", 0) == sorted(committed), "what an older version reads stays"
+
+
+def test_a_log_that_somebody_shortened_costs_no_data_file(lake: Lake, tmp_path: Path) -> None:
+    insert(lake, make_rows([0, 1]), tmp_path)
+    insert(lake, make_rows([2]), tmp_path)
+    lake._open("t").create_checkpoint()
+    files, before = data_files(lake), content(lake)
+    (Path(lake.uri) / "t" / "_delta_log" / f"{0:020}.json").unlink()
+    (Path(lake.uri) / ".t.lock").write_text("process 1 writes\n")  # as after a kill
+    with lake._writing("t"):
+        pass
+    assert data_files(lake) == files
+    assert content(lake) == before
