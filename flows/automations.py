@@ -10,6 +10,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from configs.settings import Settings, load_settings
+from tasks import leftovers
 
 BEAT = "heartbeat"
 # A run that is in one of these states beats no more, and is not dead.
@@ -72,6 +73,7 @@ def _said(automation: AutomationCore) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    leftovers.clear_away(load_settings().root)  # runs that ended with the power keep no slot
     with get_client(sync_client=True) as client:
         for automation in watches(load_settings()):
             install(client, automation)

@@ -9,17 +9,20 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import UUID
 
 from tasks.account import in_run
 from tasks.core.owners import MEMORY, UNFINISHED, unfinished
+from tasks.naming import flow_run_id
 
 # Where other writers have ways of their own, or another home lies.
 NOT_OURS = {"lake", "mlartifacts", "feast", "prefect", "logs", "services", "replays"}
 CLOCK_SECONDS = 2.0  # by which the start of a process and the time of a file may differ
-SERVER = "server"  # a note of this name says what server a process has started
+RUN, SERVER = "run", "server"  # a process's temporary folder, and a note that says what server it has started
+FLOW_RUNS = "flow-runs"  # in that folder: files by the names of the flow runs that the process is at
 
 
 def begin(root: Path) -> None:
@@ -27,13 +30,16 @@ def begin(root: Path) -> None:
 
     Libraries put models and pages into temporary folders, and a kill would leave those in the machine's own for good.
     """
-    own = unfinished(root / "scratch" / "run")
-    if not in_run() or tempfile.gettempdir() == str(own):
+    own = unfinished(root / "scratch" / RUN)
+    if not in_run():
         return
-    clear_away(root)
-    own.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = os.environ["TMPDIR"] = str(own)
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    if tempfile.gettempdir() != str(own):
+        clear_away(root)
+        (own / FLOW_RUNS).mkdir(parents=True, exist_ok=True)
+        tempfile.tempdir = os.environ["TMPDIR"] = str(own)
+        atexit.register(shutil.rmtree, own, ignore_errors=True)
+    if (number := flow_run_id()) is not None:
+        (own / FLOW_RUNS / number).touch()
 
 
 def clear_away(root: Path) -> list[Path]:
@@ -44,6 +50,8 @@ def clear_away(root: Path) -> list[Path]:
     for path in found:
         if path.name.startswith(f".{SERVER}~"):
             _end_server(path)
+        if path.name.startswith(f".{RUN}~") and not _end_flow_runs(path / FLOW_RUNS):
+            continue
         _remove(path)
         name = path.name[1:].rsplit("~", 2)[0]
         # What it marked, see `unfinished_folder`, unless a living process is at the same.
@@ -94,6 +102,31 @@ def _end_server(path: Path) -> None:
         server = psutil.Process(said["pid"])
         if server.create_time() == said["started"]:
             server.terminate()
+
+
+def _end_flow_runs(folder: Path) -> bool:
+    """Tell Prefect that the runs of a dead process are dead; whether it could be told. It would show them as alive, and
+    those of a deployment keep their slot."""
+    noted = [path.name for path in folder.glob("*")]
+    if noted and not (in_run() or os.environ.get("PREFECT_API_URL")):
+        return False
+    return not noted or _tell_dead(noted)
+
+
+def _tell_dead(noted: Sequence[str]) -> bool:
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        for number in noted:
+            with suppress(ObjectNotFound):  # of another server
+                state = client.read_flow_run(UUID(number)).state
+                if state is not None and (state.is_running() or state.is_pending() or state.is_cancelling()):
+                    client.set_flow_run_state(UUID(number), Crashed(message="its process is gone"), force=True)
+        return True
+    return False
 
 
 def _remove(path: Path) -> None:

@@ -5,6 +5,7 @@ later rows; in the other it is left alone, save for a reader.
 """
 
 import json
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,16 @@ BOUNDARIES = ("committed", "checkpoint half-written", "ledger after the intent")
 
 
 @pytest.fixture(scope="module")
-def zygote(tmp_path_factory):
+def server(tmp_path_factory):
     with prefect_server(tmp_path_factory.mktemp("server")) as environment:
-        started = Zygote(environment)
-        yield started
-        started.end()
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def zygote(server):
+    started = Zygote(server)
+    yield started
+    started.end()
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +101,19 @@ def test_of_two_pipelines_at_once_the_second_is_refused_and_told_who_is_at_it(sc
     assert "process " in told
 
 
-def test_killed_three_times_it_comes_to_what_an_undisturbed_run_does(scene, undisturbed, crowded):
+def test_killed_three_times_it_comes_to_what_an_undisturbed_run_does(server, scene, undisturbed, crowded):
     assert scene.ask("champion", example(scene)) in undisturbed["champions"]
     ended = scene.run(FIRST)
     assert ended.code == 0, ended.said
     assert check_end(scene, undisturbed) == []
+    assert open_runs(server["PREFECT_API_URL"]) == [], "nor does Prefect take any of them for alive"
+
+
+def open_runs(api: str) -> list[str]:
+    asked = json.dumps({"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}).encode()
+    request = urllib.request.Request(f"{api}/flow_runs/filter", asked, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return [f"{run['name']} {run['state']['name']}" for run in json.load(answer)]
 
 
 def test_a_reader_meets_a_row_as_it_was_or_as_it_is_and_never_a_mixture(undisturbed):
