@@ -5,17 +5,18 @@ later rows; in the other it is left alone, save for a reader.
 """
 
 import json
-import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.flows.homes import wait_until
 from tests.torture.kills import Scene, Zygote
-from tests.torture.servers import prefect_server
+from tests.torture.servers import open_runs, prefect_server
 from tests.torture.small_flights import FIRST, SECOND, write_features, write_world
 from tests.torture.trials import check_end, check_killed, example
 
+BEGAN = datetime.now(UTC)
 BOUNDARIES = ("committed", "checkpoint half-written", "ledger after the intent")
 
 
@@ -106,14 +107,7 @@ def test_killed_three_times_it_comes_to_what_an_undisturbed_run_does(server, sce
     ended = scene.run(FIRST)
     assert ended.code == 0, ended.said
     assert check_end(scene, undisturbed) == []
-    assert open_runs(server["PREFECT_API_URL"]) == [], "nor does Prefect take any of them for alive"
-
-
-def open_runs(api: str) -> list[str]:
-    asked = json.dumps({"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}}).encode()
-    request = urllib.request.Request(f"{api}/flow_runs/filter", asked, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return [f"{run['name']} {run['state']['name']}" for run in json.load(answer)]
+    assert open_runs(server, BEGAN) == [], "nor does Prefect take any of them for alive"
 
 
 def test_a_reader_meets_a_row_as_it_was_or_as_it_is_and_never_a_mixture(undisturbed):

@@ -174,17 +174,21 @@ class Scene:
 
     def _kill(self, flow: psutil.Process, point: Point, victim: str, timeline: Sequence[Mark]) -> str | None:
         """Kill it once it has come to the point, or to anything later; None when it ended before that."""
-        later = {mark.step for mark in timeline[point.place :]} - {mark.step for mark in timeline[: point.place]}
         due = None
         deadline = time.monotonic() + SECONDS
         while alive(flow):
             assert time.monotonic() < deadline, "it hangs"
-            if due is None and (point.place < 0 or any(mark.step in later for mark in self.marks()[-1:])):
+            if due is None and has_come_to(point, self.marks(), timeline):
                 due = time.monotonic() + point.seconds
+            if due is not None and victim == "rank" and self._is_fitting() and not ranks_of(flow):
+                due = time.monotonic() + point.seconds % 1  # on a busy machine it takes its time to begin
             if due is not None and time.monotonic() >= due:
                 return strike(flow, victim)
             time.sleep(0.005)
         return None
+
+    def _is_fitting(self) -> bool:
+        return any(mark.step.startswith("in ") for mark in [mark for mark in self.marks() if is_fit(mark)][-1:])
 
     def left_processes(self) -> list[str]:
         """Processes that were started with this home in their environment, zombies too."""
@@ -211,18 +215,34 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
+def has_come_to(point: Point, marks: Sequence[Mark], timeline: Sequence[Mark]) -> bool:
+    """Whether a run that has left these marks is at the point of the undisturbed one, or at anything later."""
+    later = {mark.step for mark in timeline[point.place :]} - {mark.step for mark in timeline[: point.place]}
+    return point.place < 0 or any(mark.step in later for mark in marks[-1:])
+
+
 def strike(flow: psutil.Process, victim: str) -> str:
     """SIGKILL the flow's process alone, everything at once as when the power fails, or a training process."""
-    family = flow.children(recursive=True)
-    fits = [process for process in family if FIT in command_of(process)]
-    ranks = [process for process in fits if process.parent() in fits]  # their parent is the server that forks them
-    chosen = {"flow": [flow], "machine": [flow, *family], "rank": ranks}[victim]
+    chosen = {"flow": [flow], "machine": [flow, *flow.children(recursive=True)], "rank": ranks_of(flow)}[victim]
     if not chosen:
         victim, chosen = "flow", [flow]
     for process in chosen:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     return victim
+
+
+def ranks_of(flow: psutil.Process) -> list[psutil.Process]:
+    """Its training processes; their parent is the server that forks them."""
+    try:
+        fits = [process for process in flow.children(recursive=True) if FIT in command_of(process)]
+        return [process for process in fits if process.parent() in fits]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def is_fit(mark: Mark) -> bool:
+    return mark.step.split()[1] in ("fit", "refit") and "check" not in mark.step
 
 
 def command_of(process: psutil.Process) -> str:
@@ -235,15 +255,17 @@ def command_of(process: psutil.Process) -> str:
 # --- at random ------------------------------------------------------------------------------------
 
 
-def draw_kills(timeline: Sequence[Mark], number: int, draw: random.Random) -> list[tuple[Point, str]]:
+def draw_kills(
+    timeline: Sequence[Mark], number: int, draw: random.Random, victims: Sequence[str] = VICTIMS
+) -> list[tuple[Point, str]]:
     """Moments drawn evenly over an undisturbed run, in order, so that each run again comes to the next; and whom.
 
     A training process is killed while there is one: its moments are drawn from the fit and the refit.
     """
     moments = [mark.seconds for mark in timeline]
-    fits = [mark.seconds for mark in timeline if mark.step.split()[1] in ("fit", "refit") and "check" not in mark.step]
+    fits = [mark.seconds for mark in timeline if is_fit(mark)]
     drawn = []
-    for victim in draw.choices(VICTIMS, k=number):
+    for victim in draw.choices(victims, k=number):
         spans = list(zip(fits[::2], fits[1::2], strict=True)) if victim == "rank" else [(moments[0], moments[-1])]
         drawn.append((draw.uniform(*draw.choice(spans)), victim))
     kills = []

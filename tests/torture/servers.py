@@ -1,5 +1,6 @@
 """A Prefect server that many runs share: a temporary one for each would cost seconds."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -41,6 +43,15 @@ def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         server.wait()
+
+
+def open_runs(environment: dict[str, str], since: datetime) -> list[str]:
+    """Runs begun since a moment that the server takes for alive."""
+    alive = {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}
+    asked = json.dumps({"flow_runs": {"state": alive, "start_time": {"after_": since.isoformat()}}}).encode()
+    url, kind = f"{environment['PREFECT_API_URL']}/flow_runs/filter", {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, asked, kind), timeout=60) as answer:
+        return [f"{run['name']} {run['state']['name']}" for run in json.load(answer)]
 
 
 def _answers(url: str) -> bool:

@@ -5,6 +5,7 @@ is not done again.
 """
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -13,8 +14,8 @@ from tasks.core.records import digest
 from tests.torture import trials
 from tests.torture.dying import BOUNDARIES
 from tests.torture.kills import Scene, Zygote
-from tests.torture.servers import prefect_server
-from tests.torture.small_flights import ROOT, write_world
+from tests.torture.servers import open_runs, prefect_server
+from tests.torture.small_flights import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,18 @@ def test_after_a_hundred_kills_at_random_everything_is_as_if_there_were_none(pla
     assert [trial for trial in played if trial["problems"]] == []
 
 
-def test_killed_at_every_boundary_in_turn_one_home_comes_to_the_same(folder, played):
+@pytest.mark.parametrize("base", ["first", "empty"])
+def test_killed_at_every_boundary_in_turn_one_home_comes_to_the_same(folder, base):
+    recipe, began = trials.make_world(folder / "world"), datetime.now(UTC)
     with prefect_server(folder) as environment:
         zygote = Zygote(environment)
         try:
-            scene = Scene(folder / "slot-0", zygote, folder / "world", write_world(folder / "world"))
-            one = trials.play_named(scene, trials.prepare(scene), "first", tuple(BOUNDARIES))
+            scene = Scene(folder / "slot-0", zygote, folder / "world", recipe)
+            one = trials.play_named(scene, trials.prepare(scene), base, tuple(BOUNDARIES))
+            left = open_runs(environment, began)
         finally:
             zygote.end()
-    (folder / "boundaries.json").write_text(json.dumps(one))
+    (folder / f"boundaries-{base}.json").write_text(json.dumps(one))
     assert [kill["step"] for kill in one["kills"]] == list(BOUNDARIES)
     assert one["problems"] == []
+    assert left == [], "Prefect takes them for alive"

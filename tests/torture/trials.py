@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tests.torture.kills import VICTIMS, Mark, Scene, Zygote, draw_kills
-from tests.torture.servers import prefect_server
+from tests.torture.servers import open_runs, prefect_server
 from tests.torture.small_flights import FIRST, SECOND, write_features, write_world
 
 KILLS, SLOTS = 100, 2
@@ -24,6 +25,14 @@ KILLS_PER_TRIAL = 5  # a run again is killed too: up to so many times before it 
 MOMENTS = {"empty": FIRST, "first": SECOND}  # what is kept -> the moment that is run from it
 BASES = ("first", "first", "first", "empty")
 Expected = dict[str, dict[str, Any]]
+
+
+def make_world(folder: Path) -> Path:
+    """What every trial is played in, unless it is there; the path of the recipe."""
+    recipe = write_world(folder)
+    if not (folder / "features").exists():
+        write_features(folder / "features")
+    return recipe
 
 
 def prepare(scene: Scene) -> Expected:
@@ -135,11 +144,9 @@ def differences(found: Any, wanted: Any) -> str:
 
 def run_trials(folder: Path, kills: int = KILLS, slots: int = SLOTS) -> list[dict[str, Any]]:
     """Trials until so many kills have fallen; those that stand in the file are not made again."""
-    folder.mkdir(parents=True, exist_ok=True)
     world, lines, lock = folder / "world", folder / "kills.jsonl", threading.Lock()
-    recipe = write_world(world)
-    if not (world / "features").exists():
-        write_features(world / "features")
+    began = datetime.now(UTC)
+    recipe = make_world(world)
     done = read_trials(lines)
     numbers = iter(number for number in range(10_000) if number not in {one["trial"] for one in done})
 
@@ -167,6 +174,7 @@ def run_trials(folder: Path, kills: int = KILLS, slots: int = SLOTS) -> list[dic
     with prefect_server(folder) as environment, ThreadPoolExecutor(slots) as pool:
         for worker in [pool.submit(work, slot) for slot in range(slots)]:
             worker.result()
+        assert (left := open_runs(environment, began)) == [], f"Prefect takes them for alive: {left}"
     return done
 
 
@@ -174,12 +182,12 @@ def read_trials(lines: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
 
 
-def table(trials: Sequence[dict[str, Any]]) -> str:
+def table(trials: Sequence[dict[str, Any]], victims: Sequence[str] = VICTIMS) -> str:
     """Where the kills fell, as Markdown: one row per step of the run, one column per victim."""
     fell = Counter((kill["step"], kill["victim"]) for trial in trials for kill in trial["kills"])
     steps = list(dict.fromkeys(kill["step"] for trial in trials for kill in trial["kills"]))
-    rows = [f"| {step} | " + " | ".join(str(fell[step, v] or "") for v in VICTIMS) + " |" for step in sorted(steps)]
-    head = ["| where | " + " | ".join(VICTIMS) + " |", "|---" * (len(VICTIMS) + 1) + "|"]
+    rows = [f"| {step} | " + " | ".join(str(fell[step, v] or "") for v in victims) + " |" for step in sorted(steps)]
+    head = ["| where | " + " | ".join(victims) + " |", "|---" * (len(victims) + 1) + "|"]
     bad = sum(bool(trial["problems"]) for trial in trials)
     return "\n".join([*head, *rows, "", f"{sum(fell.values())} kills in {len(trials)} trials, {bad} with a problem"])
 

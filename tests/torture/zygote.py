@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from flows import ingest, monitor, pipeline, shell  # noqa: F401
+from flows import ingest, monitor, pipeline, retrain, shell  # noqa: F401
 from tasks.home import preload
 
 
