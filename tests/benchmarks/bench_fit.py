@@ -104,13 +104,14 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=ROWS)
     options.add_argument("--disk-rows", type=int, default=DISK_ROWS)
     options.add_argument("--repetitions", type=int, default=3)
+    options.add_argument("--disk-repetitions", type=int, default=1)
     chosen = options.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
         if chosen.rows:
             compare(folder, ("ours", "bare"), chosen.rows, EPOCHS, chosen.repetitions)
         if chosen.disk_rows:
-            compare(folder, ("from_disk", "ours"), chosen.disk_rows, 1, 1)
+            compare(folder, ("from_disk", "ours"), chosen.disk_rows, 1, chosen.disk_repetitions)
 
 
 def compare(folder: str, names: tuple[str, ...], rows: int, epochs: int, repetitions: int) -> dict[str, list[Cost]]:
