@@ -31,7 +31,7 @@ from tasks.core.summary import format_interval, text_table
 from tasks.deciding import read_policy
 from tasks.tables import current_tables
 
-SPACINGS = (28, 35, 42, 49, 56, 63, 84, 112)  # days
+SPACINGS = (28, 35, 42, 49, 56, 63, 70, 77, 84, 112)  # days
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 # One small network that is not refitted: the loop is what is looked at. All else is the flagship's recipe.
 SMALL = {
     "model.options": {"members": 1, "width": 64, "dropout": 0.5, "input_dropout": 0.1, "max_category_width": 4},
+    "govern.refresh_every": "56d",  # so that a retrain for age is seen too
     "model.max_epochs": 2, "model.refit": "none", "gate.max_latency_ms": 10000,
 }  # fmt: skip
 HEAD = """| week to | decision | auc: newest, trailing, promised | drifted, furthest | other reasons | what came of it |
