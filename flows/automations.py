@@ -2,14 +2,19 @@
 
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
 
+import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.states import Crashed
 
 from configs.settings import Settings, load_settings
+from flows.services import is_loopback
 from tasks import leftovers
 
 BEAT = "heartbeat"
@@ -72,8 +77,30 @@ def _said(automation: AutomationCore) -> dict[str, object]:
     return automation.model_dump(include={"name", "description", "trigger", "actions"})
 
 
+def end_dead_runs(client: SyncPrefectClient, home: Path) -> None:
+    """Mark deployed runs whose process is gone, without waiting for their silence: one that died with its server may
+    never have been heard, and would keep its slot for ever. Only where every process is of this machine."""
+    alive = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING]))
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=alive)):
+        pid = run.infrastructure_pid or ""
+        if pid.isdecimal() and not _is_of(int(pid), home):
+            client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
+
+
+def _is_of(pid: int, home: Path) -> bool:
+    """Whether there is such a process and it is of this home, not another one that has the number now."""
+    try:
+        return psutil.Process(pid).environ().get("PERENNIAL_HOME") == str(home)
+    except psutil.AccessDenied:
+        return True
+    except psutil.NoSuchProcess:
+        return False
+
+
 if __name__ == "__main__":
-    leftovers.clear_away(load_settings().root)  # runs that ended with the power keep no slot
+    leftovers.clear_away(load_settings().root)  # it knows of the runs within runs, and of those from a shell
     with get_client(sync_client=True) as client:
+        if is_loopback(load_settings().server_host):
+            end_dead_runs(client, load_settings().root)
         for automation in watches(load_settings()):
             install(client, automation)

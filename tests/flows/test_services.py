@@ -1,6 +1,7 @@
 """The servers of a home, for real: a Prefect server, a process worker and the MLflow UI, started and ended here."""
 
 import json
+import os
 import subprocess
 import sys
 import urllib.request
@@ -50,6 +51,24 @@ def test_up_twice_is_harmless(home):
     assert home.processes() >= before
     assert home.dead_runs() == dead_runs  # a new one would have forgotten which runs it watches
     assert len(dead_runs) == 2
+
+
+def test_up_marks_a_run_whose_process_is_gone(home):
+    """Of a machine that lost its power before anybody had heard of the run: no silence would ever be noticed."""
+    deployment = next(one for one in home.ask("deployments/filter") if one["entrypoint"] == "flows.backtest.backtest")
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00+00:00"}}
+    states = {}
+    command = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(command, env=home.environment, stdin=subprocess.PIPE, text=True) as process:
+        for pid in (process.pid, os.getpid(), 2**22 + 1):  # of this home, another one's, and nobody's
+            run = home.ask(f"deployments/{deployment['id']}/create_flow_run", state=later)["id"]
+            home.ask(f"flow_runs/{run}/set_state", state={"type": "RUNNING"}, force=True)
+            home.ask(f"flow_runs/{run}", method="PATCH", infrastructure_pid=str(pid))
+            states[pid] = run
+        home.services("up")
+        states = {pid: home.ask(f"flow_runs/{run}", method="GET")["state"]["type"] for pid, run in states.items()}
+        process.communicate("")
+    assert list(states.values()) == ["RUNNING", "CRASHED", "CRASHED"]
 
 
 def test_they_listen_on_loopback_alone(home):
