@@ -12,6 +12,7 @@ from tests.benchmarks import (
     bench_gate,
     bench_ingest,
     bench_join,
+    bench_main_job,
     bench_materialize,
     bench_monitor,
     bench_score,
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "fit": bench_fit.main,
     "monitor": bench_monitor.main,
     "score": bench_score.main,
+    "main_job": bench_main_job.main,
     "monitor_false_alarms": monitor_false_alarms.main,
     "curve": curve.main,
 }
