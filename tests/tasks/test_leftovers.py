@@ -1,7 +1,9 @@
 """What the dead left is cleared away by the next start, and nothing of the living is touched."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -117,3 +119,27 @@ print(tempfile.mkdtemp())
     assert Path(done.stdout.strip()).parent.parent == tmp_path / "scratch"
     assert list((tmp_path / "scratch").iterdir()) == []
     assert not tempfile.gettempdir().startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(("set_by", "is_ended"), [(0.9, True), (60.0, False)])
+def test_a_server_of_a_dead_run_is_known_though_the_clock_was_set(
+    tmp_path: Path, set_by: float, is_ended: bool
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as server:
+        note = tmp_path / "scratch" / f".server~{socket.gethostname()}~{_dead_process()}"
+        note.parent.mkdir()
+        began = psutil.Process(server.pid).create_time() - set_by
+        note.write_text(json.dumps({"pid": server.pid, "started": began}))
+        leftovers.clear_away(tmp_path)
+        try:
+            assert (server.wait(10 if is_ended else 0.5) == -signal.SIGTERM) == is_ended
+        except subprocess.TimeoutExpired:
+            assert not is_ended
+        finally:
+            server.kill()
+
+
+def _dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
