@@ -195,10 +195,10 @@ def draw(points: list[Point], path: Path) -> None:
     sizes = sorted({point.rows for point in points})
     first = min(point.cpu_seconds for point in points if point.rows == sizes[0])
     grown = [first * rows * log(rows) / (sizes[0] * log(sizes[0])) for rows in sizes]
-    axes.loglog(sizes, grown, color="grey", linestyle="dashed", label="n log n")
+    axes.loglog(sizes, grown, color="black", linestyle="dashed", label="n log n")
     axes.set(xlabel="rows", ylabel="CPU seconds", title="Cost against rows")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", fontsize="small")
+    figure.legend(loc="outside center right")
     figure.savefig(path, dpi=110)
 
 
