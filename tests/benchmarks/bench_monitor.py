@@ -4,10 +4,15 @@ The rows lie in a Parquet file and are read as joined rows are, through DuckDB i
 pass of counts, thresholds by resampling, drift and faults of every column, the page. Beside it stand DuckDB's own scan
 of the file (count, min, max and mean of each column) and its `histogram()` over the same bins.
 
-Run: python -m tests.benchmarks monitor
+With `--evidently PYTHON`, an interpreter that has Evidently, its default drift report runs on the champion's reference
+rows and as many rows of the window as are asked for; ours too, from the reference's rows to the page.
+
+Run: python -m tests.benchmarks monitor [--evidently PYTHON] [--evidently-rows 1000000]
 """
 
 import argparse
+import json
+import subprocess
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +26,7 @@ from tasks.core.governor import Decision
 from tasks.core.observation import MonitorReport, input_faults, observe
 from tasks.core.records import Interval, Window
 from tasks.core.reference import PREDICTION, Reference, build_columns, count_window, measure_drift
-from tests.benchmarks.measuring import machine, measure, measure_in_turn, ratio, typical
+from tests.benchmarks.measuring import Cost, machine, measure, measure_in_turn, ratio, typical
 
 ROWS, NUMERIC, CATEGORICAL = 10_000_000, 20, 10
 REFERENCE_DAYS, REFERENCE_DAY_ROWS, WINDOW_DAYS = 91, 5_000, 7
@@ -31,6 +36,25 @@ START = np.datetime64("2013-01-01", "us")
 NUMBERS, NAMES = [f"number{i}" for i in range(NUMERIC)], [f"name{i}" for i in range(CATEGORICAL)]
 NAME_COUNTS = (3, 7, 12, 24, 50, 100, 300, 1_000, 3_000, 5_000)
 HERE = "tests.benchmarks.bench_monitor"
+EVIDENTLY_ROWS, AT_LEAST = 1_000_000, 40  # times cheaper per row
+# From Parquet to the report as JSON; what it costs is said as a child of `measuring` says it.
+EVIDENTLY = """
+import json, re, resource, sys, time
+from pathlib import Path
+import pandas, pyarrow
+import evidently, evidently.presets
+def cpu():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+imported, began = cpu(), time.perf_counter()
+rows = [pandas.read_parquet(f"{sys.argv[1]}/{name}.parquet").drop(columns="prediction_time") for name in sys.argv[2:]]
+current, reference = (each.astype({name: str for name in each if name.startswith("name")}) for each in rows)
+made = evidently.Report([evidently.presets.DataDriftPreset()]).run(current, reference).json()
+spent, wall = cpu() - imported, time.perf_counter() - began
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6
+told = {"rows": len(current), "version": evidently.__version__, "bytes": len(made)}
+print(json.dumps([spent, wall, imported, peak, told]))
+"""
 
 
 # --- made-up rows -----------------------------------------------------------------------------------
@@ -60,6 +84,18 @@ def make_files(folder: str, rows: int) -> None:
     random, here = np.random.default_rng(0), Path(folder)
     levels = random.normal(0, 0.2, (REFERENCE_DAYS + WINDOW_DAYS, NUMERIC))
     fitted = make_rows(random, np.repeat(np.arange(REFERENCE_DAYS), REFERENCE_DAY_ROWS), levels)
+    pq.write_table(fitted, here / "reference.parquet")
+    write_reference(here)
+    days, step = REFERENCE_DAYS + np.arange(rows) * WINDOW_DAYS // rows, 500_000
+    schema = make_rows(random, days[:1], levels).schema
+    with pq.ParquetWriter(here / "window.parquet", schema) as writer:
+        for first in range(0, rows, step):
+            writer.write_table(make_rows(random, days[first : first + step], levels))
+
+
+def write_reference(here: Path) -> None:
+    """What is kept with the champion, of its reference's rows."""
+    fitted = pq.read_table(here / "reference.parquet")
     for place, name in enumerate(NAMES, start=1 + NUMERIC):
         fitted = fitted.set_column(place, name, fitted[name].cast(pa.string()))
     scores = pa.table({"prediction_time": fitted["prediction_time"], PREDICTION: fitted[NUMBERS[0]]})
@@ -71,11 +107,6 @@ def make_files(folder: str, rows: int) -> None:
         promise={"auc": Interval(value=0.75, low=0.74, high=0.76)},
     )
     (here / "reference.json").write_text(made.to_json())
-    days, step = REFERENCE_DAYS + np.arange(rows) * WINDOW_DAYS // rows, 500_000
-    schema = make_rows(random, days[:1], levels).schema
-    with pq.ParquetWriter(here / "window.parquet", schema) as writer:
-        for first in range(0, rows, step):
-            writer.write_table(make_rows(random, days[first : first + step], levels))
 
 
 def _moment(day: int) -> datetime:
@@ -129,11 +160,35 @@ def histograms(folder: str) -> int:
     return sum(found[0][0].values())
 
 
+def whole(folder: str) -> dict[str, int]:
+    """From both files to the page, as Evidently does it each time: the reference is not kept."""
+    write_reference(Path(folder))
+    return monitor(folder)
+
+
+def beside_evidently(python: str, rows: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        measure(f"{HERE}:make_files", folder=folder, rows=rows)
+        costs = {name: measure(f"{HERE}:{name}", folder=folder) for name in ("monitor", "whole")}
+        command = [python, "-c", EVIDENTLY, folder, "window", "reference"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    theirs = Cost(*json.loads(done.stdout.splitlines()[-1]))
+    print(f"{rows:,} rows against {REFERENCE_DAYS * REFERENCE_DAY_ROWS:,} of the reference")
+    print(f"evidently   {theirs}  {theirs.result}")
+    for name, each in costs.items():
+        print(f"{name:12}{each}  evidently: {theirs.cpu_seconds / each.cpu_seconds:.0f} x; at least {AT_LEAST}")
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=ROWS)
     options.add_argument("--repetitions", type=int, default=3)
+    options.add_argument("--evidently", help="an interpreter that has it")
+    options.add_argument("--evidently-rows", type=int, default=EVIDENTLY_ROWS)
     chosen = options.parse_args()
+    if chosen.evidently:
+        beside_evidently(chosen.evidently, chosen.evidently_rows)
+        return
     rows, repetitions = chosen.rows, chosen.repetitions
     with tempfile.TemporaryDirectory() as folder:
         measure(f"{HERE}:make_files", folder=folder, rows=rows)
