@@ -359,12 +359,12 @@ class Lake:
         table: "DeltaTable | None",
         start: datetime | None,
     ) -> None:
-        """Refuse rows without an event time; into a table that keeps its earlier ones also other columns than its."""
+        """Refuse, into a table that keeps its earlier rows, rows without an event time and other columns than its."""
         number, timed, first = rows.aggregate("count(*), count(event_timestamp), min(event_timestamp)").fetchall()[0]
-        if number > timed:
-            raise LakeError(f"{number - timed:,} rows for table {name!r} have no event_timestamp")
         if table is None:
             return
+        if number > timed:
+            raise LakeError(f"{number - timed:,} rows for table {name!r} have no event_timestamp")
         got, known = dict(zip(rows.columns, map(str, rows.types), strict=True)), dict(self._columns(connection, table))
         if got != known:
             raise LakeError(f"table {name!r} cannot take these rows", got=got, expected=known)

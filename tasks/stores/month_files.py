@@ -1,7 +1,7 @@
 """The data files of a table that is written anew: one Parquet file a month, by DuckDB itself.
 
 By way of Arrow and Delta's own writer the same rows cost twice the CPU (docs/benchmarks.md, "Features"). Nobody reads
-a file before it is committed. Relations have their rows in order of event_timestamp, none of them null, and keep it.
+a file before it is committed. Relations have their rows in order of event_timestamp, and keep it.
 """
 
 import json
@@ -69,7 +69,10 @@ def _with_month(schema: "Schema") -> "Schema":
 
 def write_months(rows: "duckdb.DuckDBPyRelation", folder: str) -> "list[AddAction]":
     """Write the rows under the table's folder; what the commit has to say of each file."""
-    return [_write_month(rows, folder, month, following) for month, following in _months(rows)]
+    files = [_write_month(rows, folder, month, following) for month, following in _months(rows)]
+    if rows.filter("event_timestamp is null").limit(1).fetchall():
+        files.append(_write(rows.filter("event_timestamp is null"), folder, None))
+    return files
 
 
 def cut_off(
@@ -110,21 +113,24 @@ def _months(rows: "duckdb.DuckDBPyRelation") -> Iterator[tuple[datetime, datetim
 
 
 def _write_month(rows: "duckdb.DuckDBPyRelation", folder: str, month: datetime, following: datetime) -> "AddAction":
+    begin, end = (f"timestamptz '{moment.isoformat()}'" for moment in (month, following))
+    within = rows.filter(f"event_timestamp >= {begin} and event_timestamp < {end}")
+    return _write(within, folder, f"{month:%Y-%m}")
+
+
+def _write(rows: "duckdb.DuckDBPyRelation", folder: str, month: str | None) -> "AddAction":
     from deltalake.transaction import AddAction
 
-    path = f"{MONTH}={month:%Y-%m}/{uuid.uuid4()}.parquet"
+    path = f"{MONTH}={month or '__HIVE_DEFAULT_PARTITION__'}/{uuid.uuid4()}.parquet"
     if "://" not in folder:
         Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
-    begin, end = (f"timestamptz '{moment.isoformat()}'" for moment in (month, following))
     target = f"{folder}/{path}".replace("'", "''")
-    written = rows.filter(f"event_timestamp >= {begin} and event_timestamp < {end}").query(
-        "rows_", f"copy rows_ to '{target}' (format parquet, return_stats)"
-    )
+    written = rows.query("rows_", f"copy rows_ to '{target}' (format parquet, return_stats)")
     said = dict(zip(written.columns, written.fetchall()[0], strict=True))
     return AddAction(
         path=path,
         size=said["file_size_bytes"],
-        partition_values={MONTH: f"{month:%Y-%m}"},
+        partition_values={MONTH: month},
         modification_time=_milliseconds(),
         data_change=True,
         stats=_statistics(said["count"], said["column_statistics"]),
