@@ -109,8 +109,11 @@ class Progress(pl.Callback):
     In between a last checkpoint every `checkpoint_seconds`, so that little of a long epoch can be lost.
     """
 
-    def __init__(self, batches: TrainingBatches, output: Path, patience: int, checkpoint_seconds: float) -> None:
+    def __init__(
+        self, batches: TrainingBatches, output: Path, patience: int, checkpoint_seconds: float, steps: int | None
+    ) -> None:
         self.batches, self.output = batches, output
+        self.steps = steps  # of a refit, which ends there
         self.last, self.best = output / "checkpoints" / LAST, output / "checkpoints" / BEST
         self.patience, self.checkpoint_seconds = patience, checkpoint_seconds
         self.best_loss, self.best_epoch, self.best_step = float("inf"), 0, 0
@@ -142,6 +145,9 @@ class Progress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self.steps is not None and trainer.global_step >= self.steps:
+            self.is_stopped = trainer.should_stop = True
+            return  # the end of the epoch follows, and saves
         ends_step = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         ends_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         # Ranks agree on the moment by rank 0's clock, since all of them take part in a save.

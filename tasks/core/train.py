@@ -49,7 +49,7 @@ def train(spec: FitSpec, accumulate: int, checkpoint_seconds: float) -> FitResul
         data.fit, spec.batch_size, spec.seed, accumulate=accumulate, rank=rank, world_size=world_size
     )
     module = make_module(spec, data, batches)
-    progress = Progress(batches, Path(spec.output), spec.patience, checkpoint_seconds)
+    progress = Progress(batches, Path(spec.output), spec.patience, checkpoint_seconds, spec.steps)
     trainer = make_trainer(spec, accelerator, accumulate, world_size, progress)
     validation = None
     if data.validation is not None:
@@ -189,8 +189,8 @@ def make_trainer(spec: FitSpec, accelerator: str, accumulate: int, world_size: i
         devices=world_size,
         strategy=DDPStrategy(process_group_backend=backend) if world_size > 1 else "auto",
         precision=choose_precision(spec.precision, accelerator),
+        # Not Lightning's `max_steps`: with it, a fit that goes on from the end of an epoch makes a step too many of it.
         max_epochs=-1 if spec.steps else spec.max_epochs,
-        max_steps=spec.steps or -1,
         accumulate_grad_batches=accumulate,
         callbacks=[progress],
         plugins=[AtomicCheckpointIO()],

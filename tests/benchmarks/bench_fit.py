@@ -64,7 +64,7 @@ def ours(folder: str, rows: int, epochs: int, memory_fraction: float = 0.5) -> l
 
     spec, batches, module = _prepare(folder, rows, epochs, memory_fraction)
     Path(spec.output).mkdir(exist_ok=True)
-    progress = Progress(batches, Path(spec.output), spec.patience, 60.0)
+    progress = Progress(batches, Path(spec.output), spec.patience, 60.0, spec.steps)
     trainer = train.make_trainer(spec, "cpu", 1, 1, progress)
     began = time.process_time(), time.perf_counter()
     trainer.fit(module, batches, None)

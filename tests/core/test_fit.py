@@ -240,6 +240,35 @@ def test_a_fit_is_the_plain_loop(make_fit_spec: MakeFitSpec) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+_DIE_AT_THE_END_OF_AN_EPOCH = """
+import os, sys
+from tasks.core import checkpoints, fit
+from tasks.core.records import FitSpec
+whole = checkpoints.Progress.on_train_epoch_end
+def dying(self, trainer, module):
+    whole(self, trainer, module)
+    if self.epochs == int(sys.argv[2]):
+        os._exit(9)
+checkpoints.Progress.on_train_epoch_end = dying
+fit.fit(FitSpec.read(sys.argv[1]))
+"""
+
+
+def test_a_refit_killed_at_the_end_of_an_epoch_ends_in_the_same_weights_to_the_bit(
+    make_fit_spec: MakeFitSpec, tmp_path: Path
+) -> None:
+    spec = make_fit_spec(validation_rows=None, steps=25)  # 10 steps to an epoch
+    undisturbed = run(dataclasses.replace(spec, output=str(tmp_path / "undisturbed")))
+    spec.write(tmp_path / "spec.json")
+    for epoch in ("1", "2", "3"):
+        command = [sys.executable, "-c", _DIE_AT_THE_END_OF_AN_EPOCH, str(tmp_path / "spec.json"), epoch]
+        assert subprocess.run(command, cwd=REPOSITORY, check=False).returncode == 9
+    resumed = run(spec)
+    assert resumed.weights_sha256 == undisturbed.weights_sha256
+    lines = [(line["epoch"], line["step"]) for line in fit_output.read_metrics(Path(spec.output))]
+    assert lines == [(1, 10), (2, 20), (3, 25)]
+
+
 def test_patience_ends_a_fit_and_the_best_epoch_is_kept(make_fit_spec: MakeFitSpec) -> None:
     steep = {"learning_rate": 0.3, "weight_decay": 0.0, "warmup_fraction": 0.0, "schedule": "constant"}
     result = run(make_fit_spec(max_epochs=40, patience=2, optimizer=steep))
