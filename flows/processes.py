@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.core.owners import began_then
 from tasks.core.records import write_text_atomically
-from tasks.leftovers import began_then
 
 if TYPE_CHECKING:
     import psutil
@@ -28,7 +28,7 @@ def running(home: Path, name: str) -> int | None:
     try:
         known = json.loads(_file(home, name).read_text())
         process = psutil.Process(known["pid"])
-        is_ours = began_then(process, known["started"]) and process.status() != psutil.STATUS_ZOMBIE
+        is_ours = began_then(process.create_time(), known["started"]) and process.status() != psutil.STATUS_ZOMBIE
     except (FileNotFoundError, psutil.NoSuchProcess):
         return None
     return process.pid if is_ours else None

@@ -12,19 +12,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from tasks.account import in_run
-from tasks.core.owners import MEMORY, UNFINISHED, unfinished
+from tasks.core.owners import CLOCK_SECONDS, MEMORY, UNFINISHED, began_then, unfinished
 from tasks.naming import flow_run_id
-
-if TYPE_CHECKING:
-    import psutil
 
 # Where other writers have ways of their own, or another home lies.
 NOT_OURS = {"lake", "mlartifacts", "feast", "prefect", "logs", "services", "replays"}
-CLOCK_SECONDS = 2.0  # by which the start of a process and the time of a file may differ
 RUN, SERVER = "run", "server"  # a process's temporary folder, and a note that says what server it has started
 FLOW_RUNS = "flow-runs"  # in that folder: files by the names of the flow runs that the process is at
 
@@ -98,18 +93,13 @@ def note_server(root: Path, process: int) -> None:
     atexit.register(path.unlink, missing_ok=True)
 
 
-def began_then(process: "psutil.Process", moment: float) -> bool:
-    """Whether it is the one that began at a moment of the machine's clock, which may have been set since."""
-    return abs(float(process.create_time()) - moment) < CLOCK_SECONDS
-
-
 def _end_server(path: Path) -> None:
     import psutil
 
     with suppress(psutil.NoSuchProcess, ValueError, FileNotFoundError):
         said = json.loads(path.read_text())
         server = psutil.Process(said["pid"])
-        if began_then(server, said["started"]):
+        if began_then(server.create_time(), said["started"]):
             server.terminate()
 
 

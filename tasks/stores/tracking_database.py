@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.core.owners import MEMORY, unfinished
+from tasks.core.owners import MEMORY, began_then, unfinished
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
@@ -98,6 +98,6 @@ def is_dead(process: str | None) -> bool:
         return False
     try:
         found = psutil.Process(owner["pid"])
-        return abs(found.create_time() - owner["started"]) > 2 or found.status() == psutil.STATUS_ZOMBIE
+        return not began_then(found.create_time(), owner["started"]) or found.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

@@ -58,15 +58,20 @@ def test_a_fit_that_stops_anywhere_goes_on_with_the_rows_it_had_not_seen(taken: 
     assert stopped == whole
 
 
-def test_rows_of_the_arrow_file_equal_rows_in_memory_and_need_few_blocks() -> None:
-    table = pa.table({"x": pa.array(np.arange(1000.0)), "c": [str(i % 7) for i in range(1000)], "label": [0, 1] * 500})
-    encoder = Encoder(
+def make_encoder(table: pa.Table) -> Encoder:
+    """Of a number `x`, a name `c` and a binary label."""
+    return Encoder(
         ("x",),
         (fit_category_table("c", table["c"]),),
         fit_numeric_preprocessing(table, ["x"]),
         "label",
         fit_label("binary", table["label"]),
     )
+
+
+def test_rows_of_the_arrow_file_equal_rows_in_memory_and_need_few_blocks() -> None:
+    table = pa.table({"x": pa.array(np.arange(1000.0)), "c": [str(i % 7) for i in range(1000)], "label": [0, 1] * 500})
+    encoder = make_encoder(table)
     in_memory, on_disk = TensorRows(encoder.encode(table)), ArrowRows(table, encoder, block_rows=64, window=3)
     order = on_disk.order(seed=1, epoch=0)
     assert sorted(order) == list(range(1000))
@@ -83,13 +88,7 @@ def test_rows_encoded_block_by_block_equal_those_encoded_at_once() -> None:
     rows = 2 * BLOCK_ROWS + 5
     table = pa.table({"x": np.arange(rows) % 97.0, "c": pa.array(np.arange(rows) % 7).cast("string")})
     table = table.append_column("label", pa.array(np.arange(rows) % 2))
-    encoder = Encoder(
-        ("x",),
-        (fit_category_table("c", table["c"]),),
-        fit_numeric_preprocessing(table, ["x"]),
-        "label",
-        fit_label("binary", table["label"]),
-    )
+    encoder = make_encoder(table)
     released = []
     in_blocks = encoder.encode_blocks(table, lambda: released.append(1))
     assert len(released) == 3
