@@ -14,16 +14,19 @@ from typing import Any, Literal
 import duckdb
 import pandas as pd
 import pyarrow as pa
-from feast import FeatureView
-from feast.data_source import DataSource
-from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
-from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob
-from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import Field
 
 from tasks.core.errors import FeatureError
 from tasks.stores.asof_sql import AMBIGUOUS, JoinedView, all_sql, join_sql, latest_sql, load_entities, quote
 from tasks.stores.lake import Lake
+from tasks.stores.light_feast import feast  # noqa: F401  before what is imported of it
+
+# isort: split
+from feast import FeatureView
+from feast.data_source import DataSource
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 SCHEME = "lake://"
 BATCH_ROWS = 65_536

@@ -105,7 +105,9 @@ def load_objects(folder: Path, project: str) -> list[Any]:
     Raises:
         FeatureError: no such file, one that cannot be read, or definitions that cannot be served.
     """
-    import feast
+    from tasks.stores.light_feast import feast
+
+    # isort: split
     from feast.data_source import DataSource
 
     path = folder / f"{project}.py"
@@ -140,6 +142,11 @@ def _is_copy(value: Any, first: dict[str, Any]) -> bool:
 
 
 def _check_service(path: Path, service: Any) -> None:
+    if any(not hasattr(feature, "name") for feature in service._features):
+        raise FeatureError(
+            f"{path}: service {service.name!r} names its views by text", got=service._features,
+            expected="the views themselves: features=[view, view[[\"feature\"]]]",
+        )  # fmt: skip
     # Feast 0.67 cannot compare such a service with itself when it is applied again.
     uses = [(use.name, use.name_alias) for use in service.feature_view_projections]
     if unclear := [view for view, alias in uses if alias is None and [name for name, _ in uses].count(view) > 1]:

@@ -197,7 +197,9 @@ class FeatureStore:
     # --- Feast ----------------------------------------------------------------------------------------
 
     def _store(self, versions: Mapping[str, int] | None = None) -> "feast.FeatureStore":
-        import feast
+        from tasks.stores.light_feast import feast
+
+        # isort: split
         from feast.repo_config import RepoConfig
 
         _keep_sqlite_in_utc()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tasks.stores.light_feast import feast  # noqa: F401  before the tests import it themselves
 from tests.stores import online_servers
 
 

@@ -126,6 +126,7 @@ def test_only_the_projects_own_file_is_read(folder: Path) -> None:
         (('path=f"lake://{table}"', 'path=f"/data/{table}"'), "is not in the lake"),
         (("entities=[car]", "entities=[]"), "no entity"),
         (("[own[", "[speed["), "uses view 'speed' more than once"),
+        (("[own[", '["speed", own['), "names its views by text"),
         (('Field(name="value", dtype=Int64)', 'Field(name="value", dtype=Array(Int64))'), "INT64_LIST"),
     ],
 )
