@@ -11,13 +11,12 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -27,10 +26,9 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from configs.recipe import load_recipe
-from configs.settings import load_settings
+from flows import temporary_server
 from tasks.core.errors import PerennialError
 from tasks.home import preload
-from tasks.leftovers import note_server
 
 STOPPED = threading.Event()
 
@@ -77,25 +75,10 @@ def start_up() -> None:
     """Start Prefect's temporary server, if there is no other, and import the stack meanwhile: seconds each."""
     if os.environ.get("PREFECT_API_URL"):
         return
-    starting = threading.Thread(target=_start_server)
-    starting.start()
-    preload()
-    starting.join()
-
-
-def _start_server() -> None:
-    from prefect.server.api.server import SubprocessASGIServer
-
-    class NotedServer(SubprocessASGIServer):
-        """One that the next run ends, if this one is killed."""
-
-        def _run_uvicorn_command(self) -> "subprocess.Popen[Any]":
-            process = super()._run_uvicorn_command()
-            note_server(load_settings().root, process.pid)
-            return process
-
-    with suppress(Exception):  # the flow tries again by itself, and tells why
-        NotedServer().start()
+    with ThreadPoolExecutor(1) as beside:
+        starting = beside.submit(temporary_server.start)
+        preload()
+        starting.result()
 
 
 def leave(code: int) -> NoReturn:

@@ -1,0 +1,40 @@
+"""Prefect's database, migrated once for an environment and copied into each new home: 5 of the 9 seconds in which a
+server of an empty home comes up. The installation makes what is copied; without it servers migrate.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+NAME = "prefect.db"  # of Prefect's own choice, in its home
+
+
+def template() -> Path:
+    """Of this version of Prefect, whose migrations are no other's."""
+    return Path(sys.prefix) / "share" / "perennial" / f"prefect-{metadata.version('prefect')}.db"
+
+
+def make() -> None:
+    """Let Prefect migrate an empty database, unless that is done."""
+    if template().exists():
+        return
+    template().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=template().parent) as home:
+        upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+        subprocess.run(upgrade, env={**os.environ, "PREFECT_HOME": home}, check=True, stdout=subprocess.DEVNULL)
+        Path(home, NAME).replace(template())
+
+
+def place(home: Path) -> None:
+    """Give a home of Prefect's its database, if it has none and there is one to copy."""
+    if (home / NAME).exists() or not template().exists():
+        return
+    copied = Path(shutil.copy(template(), home / f".{NAME}~{os.getpid()}"))
+    with suppress(FileExistsError):  # a server that comes up at this moment was quicker
+        os.link(copied, home / NAME)
+    copied.unlink()

@@ -1,0 +1,42 @@
+"""A new home's Prefect database: whole, of this version, and never in the place of one that is there."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flows import prefect_database
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made() -> None:
+    prefect_database.make()
+
+
+def test_it_is_migrated_as_far_as_this_version_goes(tmp_path: Path) -> None:
+    from alembic.script import ScriptDirectory
+    from prefect.server.database.alembic_commands import alembic_config
+    from prefect.server.database.orm_models import AioSqliteORMConfiguration
+
+    prefect_database.place(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["prefect.db"]
+    with closing(sqlite3.connect(tmp_path / "prefect.db")) as database:
+        ((found,),) = database.execute("select version_num from alembic_version")
+        ((runs,),) = database.execute("select count(*) from flow_run")
+    config = alembic_config()
+    config.set_main_option("version_locations", str(AioSqliteORMConfiguration().versions_dir))
+    assert [found] == ScriptDirectory.from_config(config).get_heads()
+    assert runs == 0
+
+
+def test_one_that_is_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").write_text("someone's runs")
+    prefect_database.place(tmp_path)
+    assert (tmp_path / "prefect.db").read_text() == "someone's runs"
+
+
+def test_without_one_to_copy_the_server_migrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefect_database, "template", lambda: tmp_path / "none.db")
+    prefect_database.place(tmp_path)
+    assert list(tmp_path.iterdir()) == []

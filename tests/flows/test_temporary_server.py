@@ -1,0 +1,55 @@
+"""The server of a run from the shell: in Prefect's settings for every thread, not in the environment, gone with it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.flows.homes import ROOT
+
+RUN = """
+import os, sys, threading
+from flows import temporary_server
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL
+
+temporary_server.start()
+found = []
+thread = threading.Thread(target=lambda: found.append(PREFECT_API_URL.value()))
+thread.start()
+thread.join()
+with get_client(sync_client=True) as client:
+    client.hello()
+print(*found, "PREFECT_API_URL" in os.environ, "prefect.server.api.server" in sys.modules)
+"""
+
+
+def start(home: Path, **told: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": "", "PERENNIAL_HOME": str(home), "HOME": str(home), **told}
+    return subprocess.run(
+        [sys.executable, "-c", RUN], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def servers(port: str) -> list[int]:
+    found = psutil.process_iter(["cmdline"])
+    return [one.pid for one in found if {"uvicorn", port} <= set(one.info["cmdline"] or ())]
+
+
+def test_all_threads_know_it_and_it_ends_with_its_process(tmp_path):
+    ended = start(tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    url, in_environment, imported = ended.stdout.split()
+    assert url.startswith("http://127.0.0.1:")
+    assert (in_environment, imported) == ("False", "False")
+    assert servers(url.split(":")[2].removesuffix("/api")) == []
+
+
+def test_one_that_does_not_answer_in_time_is_an_error_and_is_ended(tmp_path):
+    ended = start(tmp_path, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="0")
+    assert ended.returncode == 1
+    assert "temporary server did not come up\n  got:      no answer in 0 s" in ended.stderr
+    assert not [
+        one for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get("HOME") == str(tmp_path)
+    ]
