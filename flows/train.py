@@ -10,6 +10,7 @@ from flows import shell
 from tasks.baselines import fit_baseline
 from tasks.core.records import Contender, Evaluation, FitResult, ModelRef, TrainingSetRef
 from tasks.evaluation import evaluate_challenger
+from tasks.fit_process import prepare_fit
 from tasks.naming import run_name
 from tasks.refit import refit_if_promoted
 from tasks.registering import register_challenger
@@ -50,6 +51,7 @@ def train(
     project, sections = run.project, run.recipe
     rivals = find_rivals(project, run.as_of)
     tables = current_tables(run, rivals.features)
+    prepare_fit(sections.model.devices)
     training_set = build_training_set(
         project, run.entity_table, sections.features, sections.label, sections.split, sections.audit,
         run.start, run.as_of, tables, rivals.features,

@@ -111,10 +111,13 @@ def evaluate_challenger(
         ModelError: a model does not score each row, or not with finite numbers.
         RecipeError: the gate names a column that the training set lacks.
     """
+    from tasks.stores.serving import prepare_check
+
     folder = load_settings().folder("runs", project) / decision_id
     contenders = [contender for contender in (challenger, champion, anchor) if contender is not None]
 
     def evaluate() -> Evaluation:
+        prepare_check()  # of what will be registered
         with step("evaluate", project) as line:
             made = evaluate_contenders(project, folder, gate, baseline, training_set, contenders, attempts)
             line.note(f"{made.scorecards[0].rows:,} rows · {len(made.scorecards)} models · {made.verdict.outcome}")

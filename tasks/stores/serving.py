@@ -5,12 +5,15 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import ModelError
+from tasks.core.forks import CAN_FORK, Servers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 SERVED_WITH = ("mlflow", "torch", "numpy", "pyarrow")
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}  # of float32 scores, computed twice
 STORES = Path(__file__).parent
+CHECK_FILES = {"asked": "example.arrow", "answer": "answer.npy", "told": "told.txt"}
 
 
 def load_model_folder(path: str) -> "ServedModel":
@@ -78,10 +82,16 @@ def save_served_model(model_folder: str, folder: Path, run_id: str) -> None:
     saved.save(str(folder / "MLmodel"))
 
 
+def prepare_check() -> None:
+    """Let the process that tries a model as it is served do its imports while other work is done."""
+    _servers().prepare(_bare_environment(), cwd=tempfile.gettempdir())
+
+
 def check_as_served(folder: Path, example: "pa.Table", expected: "np.ndarray") -> dict[str, str]:
     """Load and predict in a process that refuses pickle and cannot see this repository; compare with `expected`.
 
-    Returns how long the load took there, and the first prediction after it: `load_seconds`, `first_prediction_ms`.
+    Returns how long the load took there, its imports done, and the first prediction after it: `load_seconds`,
+    `first_prediction_ms`.
 
     Raises:
         ModelError: it fails there, or its predictions differ.
@@ -89,30 +99,49 @@ def check_as_served(folder: Path, example: "pa.Table", expected: "np.ndarray") -
     import numpy as np
     import pyarrow as pa
 
-    asked, answer = folder.parent / "example.arrow", folder.parent / "answer.npy"
-    with pa.ipc.new_file(asked, example.schema) as writer:
+    order = {name: str(folder.parent / file) for name, file in CHECK_FILES.items()} | {"folder": str(folder)}
+    with pa.ipc.new_file(order["asked"], example.schema) as writer:
         writer.write_table(example)
-    packages = [path for path in sys.path if path and not (Path(path) / "tasks" / "stores").is_dir()]
-    done = subprocess.run(
-        # -I -S: no PYTHONPATH, no working directory, and none of the .pth files by which an editable install is found.
-        [sys.executable, "-I", "-S", STORES / "served_check.py", folder, asked, answer, json.dumps(packages)],
-        cwd=folder.parent,
-        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
+    code = _check(order)
+    told = Path(order["told"]).read_text() if Path(order["told"]).exists() else ""
+    if code != 0:
         raise ModelError(
             "the model does not work as served, so it is not registered",
-            got=done.stderr.strip()[-2000:],
+            got=told.strip()[-2000:] or f"exit code {code}",
             expected="it loads without pickle, in a process without this repository, and predicts the example rows",
         )
-    got = np.load(answer)
+    got = np.load(order["answer"])
     if got.shape != expected.shape or not np.allclose(got, expected, **TOLERANCE, equal_nan=True):
         raise ModelError(
             "the model predicts otherwise as served than it did, so it is not registered",
             got=f"shape {got.shape}, first {got.ravel()[:3]}",
             expected=f"shape {expected.shape}, first {expected.ravel()[:3]}",
         )
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return dict(json.loads(told.splitlines()[-1]))
+
+
+def _check(order: Mapping[str, str]) -> int:
+    """The exit code of the process that loads and predicts.
+
+    Raises:
+        ModelError: no process could begin.
+    """
+    if not CAN_FORK:
+        command = [sys.executable, *_servers().arguments, json.dumps(order)]
+        return subprocess.run(command, env=_bare_environment(), cwd=tempfile.gettempdir(), check=False).returncode
+    try:
+        with _servers().fork(order, _bare_environment(), cwd=tempfile.gettempdir()) as check:
+            return check.wait()
+    except ChildProcessError as error:
+        raise ModelError("no process could begin in which to try the model", got=error) from error
+
+
+@lru_cache(maxsize=1)
+def _servers() -> Servers:
+    # -I -S: no PYTHONPATH, no working directory, and none of the .pth files by which an editable install is found.
+    packages = [path for path in sys.path if path and not (Path(path) / "tasks" / "stores").is_dir()]
+    return Servers("-I", "-S", str(STORES / "served_check.py"), json.dumps(packages))
+
+
+def _bare_environment() -> dict[str, str]:
+    return {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
