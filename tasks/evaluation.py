@@ -117,13 +117,13 @@ def evaluate_challenger(
     contenders = [contender for contender in (challenger, champion, anchor) if contender is not None]
 
     def evaluate() -> Evaluation:
-        prepare_check()  # of what will be registered
         with step("evaluate", project) as line:
             made = evaluate_contenders(project, folder, gate, baseline, training_set, contenders, attempts)
             line.note(f"{made.scorecards[0].rows:,} rows · {len(made.scorecards)} models · {made.verdict.outcome}")
         return made
 
     evaluation = once(folder / "evaluation.json", Evaluation, evaluate)
+    prepare_check()  # of what will be registered, beside its refit
     show_verdict(project, evaluation)
     return evaluation
 
