@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import LakeError
+from tasks.stores import lake_commit, lake_insert
 from tasks.stores.lake import Lake
 
 DAY0 = datetime(2013, 1, 30, 22, tzinfo=UTC)
@@ -119,7 +120,7 @@ def test_a_late_day_reads_the_files_of_that_day_only(lake: Lake, tmp_path: Path)
         insert(lake, make_rows(list(range(first, first + 30))), tmp_path)
     with lake.session() as connection:
         connection.register("staged", make_rows([45]))
-        touched = lake._overlapping(connection, "t", lake._open("t"))
+        touched = lake_insert._overlapping(lake, connection, "t", lake.open("t"))
     assert 0 < touched.count(".parquet") < len(lake.files("t"))
 
 
@@ -128,7 +129,7 @@ def test_a_wide_table_still_has_statistics_of_its_times(lake: Lake, tmp_path: Pa
     for number in range(40):
         rows = rows.add_column(0, f"c{number}", pa.array([number]))
     insert(lake, rows, tmp_path)
-    assert all(low is not None for _, low, _ in lake._data_files("t", lake._open("t")))
+    assert all(low is not None for _, low, _ in lake.data_files("t", lake.open("t")))
 
 
 def test_columns_may_come_in_another_order_and_digest_alike(lake: Lake, tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_two_writers_without_a_lock_do_not_double_rows(
 ) -> None:
     """The other one commits the same rows after this one has looked, and before it commits."""
     insert(lake, make_rows([0]), tmp_path)
-    from tasks.stores import lake as module
+    from tasks.stores import lake_insert as module
 
     looked, raced = module._facts, []
 
@@ -193,7 +194,7 @@ def test_two_writers_without_a_lock_do_not_double_rows(
         return facts
 
     monkeypatch.setattr(module, "_facts", race)
-    monkeypatch.setattr(Lake, "_writing", lambda *_: nullcontext())  # no lock: as on an object store
+    monkeypatch.setattr(module, "writing", lambda *_: nullcontext())  # no lock: as on an object store
     ref, inserted = insert(lake, make_rows([1, 2, 3]), tmp_path)
     assert (ref.rows, inserted) == (4, 1)
     assert ref.digest == insert(Lake(str(tmp_path / "alone")), make_rows([0, 1, 2, 3]), tmp_path)[0].digest
@@ -331,11 +332,11 @@ def test_data_files_of_an_insert_that_was_killed_before_its_commit_are_not_read_
 def test_a_log_that_somebody_shortened_costs_no_data_file(lake: Lake, tmp_path: Path) -> None:
     insert(lake, make_rows([0, 1]), tmp_path)
     insert(lake, make_rows([2]), tmp_path)
-    lake._open("t").create_checkpoint()
+    lake.open("t").create_checkpoint()
     files, before = data_files(lake), content(lake)
     (Path(lake.uri) / "t" / "_delta_log" / f"{0:020}.json").unlink()
     (Path(lake.uri) / ".t.lock").write_text("process 1 writes\n")  # as after a kill
-    with lake._writing("t"):
+    with lake_commit.writing(lake, "t"):
         pass
     assert data_files(lake) == files
     assert content(lake) == before

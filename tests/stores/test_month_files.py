@@ -16,7 +16,7 @@ import pytest
 from deltalake import DeltaTable
 
 from tasks.core.errors import LakeError
-from tasks.stores import lake as lake_module
+from tasks.stores import lake_replace
 from tasks.stores.lake import Lake
 
 DAY0 = datetime(2013, 1, 30, 22, tzinfo=UTC)
@@ -153,7 +153,7 @@ def test_a_writer_that_was_overtaken_is_told_so(
     lake: Lake, start: datetime | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace(lake, make_rows(5))
-    honest, raced = lake_module.write_months, []
+    honest, raced = lake_replace.write_months, []
 
     def race(rows: duckdb.DuckDBPyRelation, folder: str) -> Any:
         if not raced:
@@ -161,8 +161,8 @@ def test_a_writer_that_was_overtaken_is_told_so(
             replace(Lake(lake.uri), make_rows(2), digest="rival")
         return honest(rows, folder)
 
-    monkeypatch.setattr(lake_module, "write_months", race)
-    monkeypatch.setattr(Lake, "_writing", lambda *_: nullcontext())  # no lock: as on an object store
+    monkeypatch.setattr(lake_replace, "write_months", race)
+    monkeypatch.setattr(lake_replace, "writing", lambda *_: nullcontext())  # no lock: as on an object store
     with pytest.raises(LakeError, match="changed by another writer"):
         replace(lake, make_rows(4), start=start)
     assert (lake.latest("t").digest, lake.latest("t").rows) == ("rival", 2)
@@ -171,13 +171,13 @@ def test_a_writer_that_was_overtaken_is_told_so(
 _CUT_OFF = """
 import os, signal, sys
 from datetime import datetime
-from tasks.stores import lake, month_files
+from tasks.stores import lake, lake_replace
 from tests.stores.test_month_files import make_rows
-honest = lake.write_months
+honest = lake_replace.write_months
 def dying(rows, folder):
     honest(rows, folder)
     os.kill(os.getpid(), signal.SIGKILL)
-lake.write_months = dying
+lake_replace.write_months = dying
 rows = make_rows(300)
 lake.Lake(sys.argv[1]).replace("t", rows, start=None, properties={"digest": "never"})
 """
