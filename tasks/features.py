@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +135,12 @@ class Builder:
             raise FeatureError(f"no table {name!r}", got=f"neither ingested, nor {path}", expected=f"one of {known}")
         return self.sources[name]
 
+    @cached_property
+    def _parser(self) -> "duckdb.DuckDBPyConnection":
+        return self.lake.session()
+
     def _tables_read(self, path: Path, sql: str) -> list[str]:
-        parsed = json.loads(self.lake.session().execute("select json_serialize_sql(?)", [sql]).fetchall()[0][0])
+        parsed = json.loads(self._parser.execute("select json_serialize_sql(?)", [sql]).fetchall()[0][0])
         if parsed["error"]:
             raise FeatureError(f"{path} is not SQL", got=parsed["error_message"])
         # A name that is also a CTE's is kept where there is such a table: too many sources cost a rebuild, too few
