@@ -34,6 +34,7 @@ def place(home: Path) -> None:
     """Give a home of Prefect's its database, if it has none and there is one to copy."""
     if (home / NAME).exists() or not template().exists():
         return
+    home.mkdir(parents=True, exist_ok=True)
     copied = Path(shutil.copy(template(), home / f".{NAME}~{os.getpid()}"))
     with suppress(FileExistsError):  # a server that comes up at this moment was quicker
         os.link(copied, home / NAME)

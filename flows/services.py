@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from configs.settings import Settings, load_settings
-from flows import processes
+from flows import prefect_database, processes
 from tasks.core.errors import PerennialError
 from tasks.core.records import write_text_atomically
 
@@ -56,6 +56,7 @@ def up(settings: Settings) -> None:
 def start_servers(settings: Settings, environment: Mapping[str, str]) -> tuple[str, str]:
     """MLflow and Prefect; where they answer."""
     refuse_open_servers(settings, environment)
+    prefect_database.place(settings.root / "prefect")
     mlflow, server = mlflow_address(settings), server_address(settings)
     # Both at once: each takes seconds to come up.
     mlflow_health, server_health = f"{mlflow}/health", f"{server}/api/health"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.settings import load_settings
+from flows import prefect_database
 from tasks.core.errors import PerennialError
 from tasks.leftovers import note_server
 
@@ -32,6 +33,7 @@ def start() -> None:
     """
     from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
+    prefect_database.place(Path(os.environ["PREFECT_HOME"]))
     seconds = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
     deadline = time.monotonic() + seconds
     for _ in range(ATTEMPTS):
