@@ -33,7 +33,7 @@ def start() -> None:
     """
     from prefect.settings import PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS
 
-    prefect_database.place(Path(os.environ["PREFECT_HOME"]))
+    prefect_database.place(Path(os.environ["PREFECT_HOME"]).expanduser())
     seconds = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
     deadline = time.monotonic() + seconds
     for _ in range(ATTEMPTS):
