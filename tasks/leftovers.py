@@ -32,13 +32,16 @@ def begin(root: Path) -> None:
     own = unfinished(root / "scratch" / RUN)
     if not in_run():
         return
-    if tempfile.gettempdir() != str(own):
+    is_first = tempfile.gettempdir() != str(own)
+    if is_first and own.exists():
+        clear_away(root)  # it is of a dead one that had this process's number
+    (own / FLOW_RUNS).mkdir(parents=True, exist_ok=True)
+    if (number := flow_run_id()) is not None:
+        (own / FLOW_RUNS / number).touch()  # first of all: killed before, it stays alive for Prefect
+    if is_first:
         clear_away(root)
-        (own / FLOW_RUNS).mkdir(parents=True, exist_ok=True)
         tempfile.tempdir = os.environ["TMPDIR"] = str(own)
         atexit.register(shutil.rmtree, own, ignore_errors=True)
-    if (number := flow_run_id()) is not None:
-        (own / FLOW_RUNS / number).touch()
 
 
 def clear_away(root: Path) -> list[Path]:
@@ -115,15 +118,21 @@ def _end_flow_runs(folder: Path) -> bool:
 def _tell_dead(noted: Sequence[str]) -> bool:
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
     from prefect.states import Crashed
 
+    numbers = [UUID(number) for number in noted]
+    alive = filters.FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    own = {"id": filters.FlowRunFilterId(any_=numbers)}
+    within = {
+        "parent_flow_run_id": filters.FlowRunFilterParentFlowRunId(any_=numbers)
+    }  # one may die before it is noted
     with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
-        for number in noted:
-            with suppress(ObjectNotFound):  # of another server
-                state = client.read_flow_run(UUID(number)).state
-                if state is not None and (state.is_running() or state.is_pending() or state.is_cancelling()):
-                    client.set_flow_run_state(UUID(number), Crashed(message="its process is gone"), force=True)
+        for chosen in (own, within):
+            asked = filters.FlowRunFilter(state=filters.FlowRunFilterState(type=alive), **chosen)
+            for run in client.read_flow_runs(flow_run_filter=asked):
+                client.set_flow_run_state(run.id, Crashed(message="its process is gone"), force=True)
         return True
     return False
 

@@ -5,18 +5,39 @@ later rows; in the other it is left alone, save for a reader.
 """
 
 import json
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.flows.homes import wait_until
+from tests.flows.homes import ROOT, wait_until
 from tests.torture.kills import Scene, Zygote
 from tests.torture.servers import open_runs, prefect_server
 from tests.torture.small_flights import FIRST, SECOND, write_features, write_world
 from tests.torture.trials import check_end, check_killed, example
 
 BEGAN = datetime.now(UTC)
+KILLED_WITHIN = """
+import os, signal
+from pathlib import Path
+from prefect import flow
+from tasks import leftovers
+
+@flow
+def outer():
+    leftovers.begin(Path(os.environ["PERENNIAL_HOME"]))
+    inner()
+
+@flow
+def inner():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+outer()
+"""
+CLEAR = "from pathlib import Path; from tasks import leftovers; leftovers.clear_away(Path({!r}))"
 BOUNDARIES = ("committed", "checkpoint half-written", "ledger after the intent")
 
 
@@ -116,3 +137,12 @@ def test_a_reader_meets_a_row_as_it_was_or_as_it_is_and_never_a_mixture(undistur
     assert read["mixed"] == []
     assert read["before"] > 0, "nothing was read before it was materialized"
     assert read["after"] > 0, "nothing was read after it was"
+
+
+def test_a_run_within_another_that_dies_before_it_is_noted_is_marked_too(server, tmp_path):
+    began, told = datetime.now(UTC), {**server, "PERENNIAL_HOME": str(tmp_path)}
+    killed = subprocess.run([sys.executable, "-c", KILLED_WITHIN], env=told, cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(open_runs(server, began)) == 2
+    subprocess.run([sys.executable, "-c", CLEAR.format(str(tmp_path))], env=told, cwd=ROOT, check=True)
+    assert open_runs(server, began) == []
