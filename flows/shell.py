@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import yaml
 from prefect import Flow
 from prefect.exceptions import TerminationSignal
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from configs.recipe import load_recipe
 from flows import temporary_server
@@ -73,7 +73,7 @@ def _tell(error: BaseException) -> int:
 
 def start_up() -> None:
     """Start Prefect's temporary server, if there is no other, and import the stack meanwhile: seconds each."""
-    if os.environ.get("PREFECT_API_URL"):
+    if PREFECT_API_URL.value():
         return
     with ThreadPoolExecutor(1) as beside:
         starting = beside.submit(temporary_server.start)
