@@ -24,9 +24,11 @@ def make() -> None:
     if template().exists():
         return
     template().parent.mkdir(parents=True, exist_ok=True)
+    # Whatever database somebody's settings name, it is not this one.
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     with tempfile.TemporaryDirectory(dir=template().parent) as home:
         upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
-        subprocess.run(upgrade, env={**os.environ, "PREFECT_HOME": home}, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(upgrade, env={**others, "PREFECT_HOME": home}, check=True, stdout=subprocess.DEVNULL)
         Path(home, NAME).replace(template())
 
 
@@ -36,6 +38,6 @@ def place(home: Path) -> None:
         return
     home.mkdir(parents=True, exist_ok=True)
     copied = Path(shutil.copy(template(), home / f".{NAME}~{os.getpid()}"))
-    with suppress(FileExistsError):  # a server that comes up at this moment was quicker
+    with suppress(OSError):  # a server was quicker, or the disk knows no links: then it migrates
         os.link(copied, home / NAME)
     copied.unlink()
