@@ -70,9 +70,13 @@ def start_servers(settings: Settings, environment: Mapping[str, str]) -> tuple[s
 
 def down(settings: Settings) -> None:
     """End the worker first, so that it can report what it was doing, then the servers."""
+    from tasks import leftovers
+
     for name in ("worker", "server", "mlflow"):
         if (pid := processes.end(settings.root, name)) is not None:
             print(f"{name:8}  ended, it was process {pid}")
+        if name == "worker":
+            leftovers.clear_away(settings.root)  # of runs that ended with it, while there is a server to tell
     processes.clear_unused(_worker_folder(settings))
 
 

@@ -2,9 +2,12 @@
 
 import json
 import os
+import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing
 from datetime import datetime
 
 import psutil
@@ -212,11 +215,22 @@ print(made.version)
     return int(done.stdout.split()[-1])
 
 
-def test_down_leaves_no_process(home, pipeline_run):
+def test_down_leaves_no_process_and_nothing_of_a_run_that_ended_with_the_worker(home, pipeline_run):
     """Last: it ends what the others use."""
+    deployment = home.ask("deployments/filter")[0]
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00+00:00"}}
+    run = home.ask(f"deployments/{deployment['id']}/create_flow_run", state=later)["id"]
+    home.ask(f"flow_runs/{run}/set_state", state={"type": "RUNNING"}, force=True)
+    left = home.folder / "scratch" / f".run~{socket.gethostname()}~{2**22 + 1}"  # nobody's number
+    (left / "flow-runs").mkdir(parents=True)
+    (left / "flow-runs" / run).touch()
     before = home.processes()
     assert len(before) >= 3
     assert home.services("down").count("ended") == 3
     assert not [process for process in before if process.is_running()]
+    assert not left.exists()
+    with closing(sqlite3.connect(home.folder / "prefect" / "prefect.db")) as database:
+        told = database.execute("select state_type from flow_run where id = ?", [run]).fetchall()
+    assert told == [("CRASHED",)]
     assert home.services("status").count("not running") == 3
     assert home.services("down") == ""
