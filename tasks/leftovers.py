@@ -125,9 +125,8 @@ def _tell_dead(noted: Sequence[str]) -> bool:
     numbers = [UUID(number) for number in noted]
     alive = filters.FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     own = {"id": filters.FlowRunFilterId(any_=numbers)}
-    within = {
-        "parent_flow_run_id": filters.FlowRunFilterParentFlowRunId(any_=numbers)
-    }  # one may die before it is noted
+    # One that ran within another may have died before it was noted.
+    within = {"parent_flow_run_id": filters.FlowRunFilterParentFlowRunId(any_=numbers)}
     with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
         for chosen in (own, within):
             asked = filters.FlowRunFilter(state=filters.FlowRunFilterState(type=alive), **chosen)
