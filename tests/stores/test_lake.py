@@ -289,7 +289,7 @@ def test_a_killed_insert_leaves_the_old_version_or_the_new_one(lake: Lake, tmp_p
 
 
 _CUT_OFF = """
-import os, signal, sys
+import os, signal, sys, time
 import deltalake
 from pathlib import Path
 from tasks.stores.lake import Lake
@@ -297,10 +297,11 @@ write = deltalake.write_deltalake
 
 def dying(table, rows, **told):
     def some():
-        for batch in rows:
-            yield batch
-            if len(list(Path(sys.argv[1]).glob("t/*/*.parquet"))) > 1:
-                os.kill(os.getpid(), signal.SIGKILL)
+        yield from rows
+        # The last word is held back until a file lies there: the writer may be a batch or more behind its reader.
+        while len(list(Path(sys.argv[1]).glob("t/*/*.parquet"))) < 2:
+            time.sleep(.01)
+        os.kill(os.getpid(), signal.SIGKILL)
     reader = type(rows).from_batches(rows.schema, some())
     write(table, reader, target_file_size=1, **told)
 
@@ -320,7 +321,7 @@ def test_data_files_of_an_insert_that_was_killed_before_its_commit_are_not_read_
     pq.write_table(make_rows(list(range(300_000))), staged)
     insert(lake, make_rows([0, 1]), tmp_path)
     before, committed = content(lake), data_files(lake)
-    done = subprocess.run([sys.executable, "-c", _CUT_OFF, lake.uri, str(staged)], check=False)
+    done = subprocess.run([sys.executable, "-c", _CUT_OFF, lake.uri, str(staged)], check=False, timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert committed < data_files(lake), "it was killed before it wrote anything"
     assert content(lake) == before
