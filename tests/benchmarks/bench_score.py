@@ -2,7 +2,8 @@
 
 Scoring 1 million rows of 20 numbers and 10 names, from Arrow to scores, stands beside the bare exported program on
 tensors that are there already; reading the rows and writing the lines of the log are told apart. An epoch of training
-batches stands beside torch's row-wise DataLoader.
+batches stands beside torch's row-wise DataLoader. For the curve, rows of any number go from a file to the log, a batch
+at a time.
 
 Run: python -m tests.benchmarks score
 """
@@ -32,10 +33,12 @@ from tests.benchmarks.measuring import machine, measure
 ROWS, EPOCH_ROWS, BATCH_ROWS, REPETITIONS = 1_000_000, 337_000, 4_096, 3
 NUMBERS, NAMES = tuple(f"number{i}" for i in range(20)), tuple(f"name{i}" for i in range(10))
 HERE, PROGRAM_ROWS = "tests.benchmarks.bench_score", 16_384  # as in tasks.stores.served_model
+READ_ROWS = 65_536  # as in tasks.joins
+INPUTS = Inputs(numeric=NUMBERS, categorical=NAMES)
 
 
-def make_rows(rows: int) -> pa.Table:
-    random = np.random.default_rng(0)
+def make_rows(rows: int, seed: int = 0) -> pa.Table:
+    random = np.random.default_rng(seed)
     columns = {name: random.standard_normal(rows, dtype=np.float32) for name in NUMBERS}
     names = {
         name: pa.DictionaryArray.from_arrays(
@@ -44,6 +47,18 @@ def make_rows(rows: int) -> pa.Table:
         for place, name in enumerate(NAMES)
     }
     return pa.table({**columns, **names, "label": random.integers(0, 2, rows)})
+
+
+def with_key(rows: pa.Table, first: int) -> pa.Table:
+    """As joined rows are; `first` is the place of their first row."""
+    places = np.arange(first, first + rows.num_rows)
+    return rows.append_column(TIME, pa.array(places * 1_000_000, pa.timestamp("us", "UTC"))).append_column(
+        "key", pa.array(places)
+    )
+
+
+def lines_of(joined: pa.Table, scores: np.ndarray) -> pa.Table:
+    return log_lines(joined, scores, key=("key",), inputs=INPUTS, classes=(), version=1)
 
 
 def make_model(rows: pa.Table, folder: Path) -> Encoder:
@@ -94,22 +109,72 @@ def score(folder: str, num_rows: int) -> dict[str, list[float]]:
 
     assert np.array_equal(torch.cat(bare()).numpy(), model.predict(rows)), "both must give the same scores"
     scores, source, log = model.predict(rows), f"{folder}/rows.parquet", f"{folder}/log.parquet"
-    times = pa.array(np.arange(num_rows) * 1_000_000, pa.timestamp("us", "UTC"))
-    joined = rows.append_column(TIME, times).append_column("key", pa.array(np.arange(num_rows)))
+    joined = with_key(rows, 0)
     pq.write_table(rows, source)
-    inputs = Inputs(numeric=NUMBERS, categorical=NAMES)
-
-    def write() -> None:
-        pq.write_table(log_lines(joined, scores, key=("key",), inputs=inputs, classes=(), version=1), log)
 
     return cpu_seconds(
         {
             "served model": lambda: model.predict(rows),
             "bare program": bare,
             "reading from Parquet": lambda: pq.read_table(source),
-            "lines of the log, written": write,
+            "lines of the log, written": lambda: pq.write_table(lines_of(joined, scores), log),
         }
     )
+
+
+# --- rows of any number ---------------------------------------------------------------------------
+
+
+class Laps:
+    """CPU seconds of the parts of a work that take turns, of all threads."""
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self._last = time.process_time()
+
+    def end(self, part: str) -> None:
+        """What was spent since the last lap goes to this part."""
+        now = time.process_time()
+        self.spent[part] = self.spent.get(part, 0.0) + now - self._last
+        self._last = now
+
+
+def make_file(folder: str, rows: int) -> None:
+    """Rows in blocks, one in memory at a time, and a model of the first block: its names are those of all blocks."""
+    first = make_rows(min(rows, READ_ROWS))
+    make_model(first, Path(folder))
+    # Hardly a number comes twice in a block: a dictionary of them would only make the file larger.
+    with pq.ParquetWriter(f"{folder}/rows.parquet", with_key(first, 0).schema, use_dictionary=list(NAMES)) as file:
+        for start in range(0, rows, READ_ROWS):
+            file.write_table(with_key(make_rows(min(READ_ROWS, rows - start), seed=start), start))
+
+
+def score_file(folder: str) -> tuple[dict[str, float], float]:
+    """From the file to the log as `tasks.scoring` does it; CPU seconds of each part, and wall seconds of all.
+
+    Left out is what does not grow with the rows: the model is loaded before, and its latency is not measured.
+    """
+    from tasks.stores.served_model import ServedModel
+
+    model, source, log = ServedModel(folder), f"{folder}/rows.parquet", f"{folder}/log.parquet"
+    lines = lines_of(with_key(make_rows(0), 0), np.empty(0)).schema
+    began, laps = time.perf_counter(), Laps()
+    with pq.ParquetFile(source) as file, pq.ParquetWriter(log, lines) as writer:
+        for batch in file.iter_batches(READ_ROWS):
+            rows = pa.Table.from_batches([batch])
+            laps.end("reading")
+            scores = model.predict(rows)
+            laps.end("scoring")
+            writer.write_table(lines_of(rows, scores))
+            laps.end("writing")
+        laps.end("reading")
+    laps.end("writing")
+    wall = time.perf_counter() - began
+    assert pq.read_metadata(log).num_rows == pq.read_metadata(source).num_rows, "each row must have its line"
+    return laps.spent, wall
+
+
+# --- training batches -----------------------------------------------------------------------------
 
 
 def load(folder: str, num_rows: int) -> dict[str, list[float]]:
