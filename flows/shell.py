@@ -39,8 +39,9 @@ def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
     moments = options.pop("as_of") or [None]
     options["overrides"] = dict(options.pop("set")) or None
     show_account()
-    for sent in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sent, _stop)
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sent) is not signal.SIG_IGN:  # as under `nohup`
+            signal.signal(sent, _stop)
     try:
         load_recipe(options["recipe"], options["overrides"])  # what is wrong in it is told before a server is started
         start_up()
@@ -54,7 +55,7 @@ def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
 
 
 def _stop(*_: object) -> NoReturn:
-    """By Ctrl-C or from outside: leave as after an error, so that the temporary server does not stay behind."""
+    """By Ctrl-C, from outside, or with its terminal: leave as after an error, and leave no temporary server behind."""
     STOPPED.set()
     raise KeyboardInterrupt
 

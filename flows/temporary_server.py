@@ -72,9 +72,12 @@ def _serve(port: int) -> "subprocess.Popen[Any]":
     at = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
     told = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    # In a session of its own: Ctrl-C reaches all of a terminal's group, and this run would go on asking a dead server
+    # for minutes to note that it was stopped. It is the run that ends it.
     server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", *application, *at], env={**os.environ, **told, **settings}
-    )
+        [sys.executable, "-m", "uvicorn", *application, *at], env={**os.environ, **told, **settings},
+        start_new_session=True,
+    )  # fmt: skip
     atexit.register(_stop, server)
     note_server(load_settings().root, server.pid)  # the next run ends it, if this one is killed
     return server

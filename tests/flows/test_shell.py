@@ -6,11 +6,13 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
 from prefect import flow
 
+from flows import shell
 from flows.shell import _parser, parse_moment
 from tasks import leftovers
 
@@ -41,6 +43,21 @@ def test_a_wrong_option_is_refused(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
+def test_what_is_ignored_stays_ignored(monkeypatch):
+    monkeypatch.setattr(shell, "show_account", lambda: None)
+    monkeypatch.setattr(shell, "load_recipe", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(shell, "leave", lambda _: None)
+    before = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+        shell.main(example, [])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is shell._stop
+    finally:
+        for sent, handler in before.items():
+            signal.signal(sent, handler)
+
+
 @pytest.fixture
 def running(tmp_path):
     """A run from the shell that has begun to work, and what it has started."""
@@ -49,7 +66,7 @@ def running(tmp_path):
         [sys.executable, "-m", "flows.ingest", "--as-of", "2013-01-03"], cwd=Path(__file__).parents[2], text=True,
         env=environment | {"PERENNIAL_HOME": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         # Whoever runs the tests in the background ignores Ctrl-C, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout.readline().startswith("ingest")
         started = psutil.Process(process.pid).children(recursive=True)
@@ -57,11 +74,12 @@ def running(tmp_path):
         yield process, started
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_leaves_no_process(sent, running):
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["the run", "all of its group, as a terminal does"])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda sent: sent.name)
+def test_a_run_that_is_stopped_leaves_no_process(sent, send, running):
     process, started = running
-    process.send_signal(sent)
-    _, said = process.communicate(timeout=120)
+    send(process.pid, sent)
+    _, said = process.communicate(timeout=30)
     # Within a flow SIGTERM is Prefect's, and a query that it interrupts calls it an error.
     assert process.returncode == 130 or (sent == signal.SIGTERM and process.returncode == 1), said
     assert process.returncode == 1 or said.strip().endswith("stopped; the same command goes on from what is finished")
