@@ -14,7 +14,7 @@ from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import FitError
 from tasks.core.records import Inputs, RowRange, TrainingSetRef, Window, digest
-from tasks.core.threads import SHORT_SPINS
+from tasks.core.threads import SHORTEST_SPINS
 from tasks.leftovers import discard, unfinished_folder
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def fit_trees(spec: "BaselineSpec") -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tasks.core.baseline", str(page)],
         cwd=REPOSITORY,
-        env=SHORT_SPINS | os.environ,
+        env=os.environ | SHORTEST_SPINS,
         capture_output=True,
         text=True,
         check=False,
