@@ -1,6 +1,7 @@
 """A model that stands alone: an exported program that starts at raw numbers, and a JSON page about its inputs."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,13 @@ def export_model(served: ServedNetwork, encoder: Encoder, folder: Path, example:
     digest = weights_sha256(served)
     write_text_atomically(folder / PAGE, json.dumps(_page(encoder, digest), indent=2) + "\n")
     return digest
+
+
+def warm_up() -> None:
+    """Export something small, for nobody: the first export of a process imports half a thousand modules."""
+    rows = {0: Dim("rows", min=1)}
+    program = torch.export.export(nn.Linear(2, 1).eval(), (torch.zeros(4, 2),), dynamic_shapes={"input": rows})
+    torch.export.save(program, io.BytesIO())
 
 
 def _page(encoder: Encoder, digest: str) -> dict[str, Any]:

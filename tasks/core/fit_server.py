@@ -18,8 +18,11 @@ from tasks.core.fit_output import PARENT
 def main() -> None:
     fit.die_with_parent()
 
-    import tasks.core.train  # noqa: F401  the imports are what this process is for
+    # The imports are what this process is for, and those of a first export come only with one.
+    import tasks.core.train  # noqa: F401
+    from tasks.core import export
 
+    export.warm_up()
     for line in sys.stdin:
         if (pid := os.fork()) == 0:
             os._exit(run(json.loads(line)))
