@@ -1,5 +1,7 @@
 """Feast as imported without rewriting: its constructors refuse what they refused, and name the argument."""
 
+import subprocess
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -40,6 +42,23 @@ def test_what_is_right_is_taken():
 def test_what_is_of_another_type_is_refused(argument, make):
     with pytest.raises(typeguard.TypeCheckError, match=f"argument '{argument}': "):
         make()
+
+
+def test_torch_is_imported_by_the_one_conversion_that_gives_tensors():
+    code = """
+import sys
+from tasks.stores.light_feast import feast
+assert "torch" not in sys.modules
+from feast.online_response import OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
+from feast.protos.feast.types.Value_pb2 import Value
+answer = GetOnlineFeaturesResponse()
+answer.metadata.feature_names.val.append("x")
+answer.results.add().values.append(Value(int64_val=7))
+assert OnlineResponse(answer).to_tensor()["x"].tolist() == [7]
+assert "torch" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_typeguard_rewrites_for_others_as_ever():
