@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from tasks.core.errors import LeakageError
 from tasks.core.feature_scores import evenly, single_feature_scores
-from tasks.core.label_health import LEVEL, inverted_segments
+from tasks.core.label_health import LEVEL, AdditiveScores, inverted_segments
 from tasks.core.records import Inputs, Record, RowRange
 from tasks.core.splits import PARTS
 
@@ -194,10 +194,10 @@ def missing_label_leaks(delays: LabelDelays) -> Iterator[Leak]:
 
 def segment_label_leaks(rows: pa.Table, inputs: Inputs, splits: Mapping[str, RowRange]) -> Iterator[Leak]:
     """Labels that are flipped in one segment: there the inputs say the opposite of what they say elsewhere."""
-    parts = {name: rows.slice(splits[name].start, splits[name].stop - splits[name].start) for name in PARTS}
-    fit = evenly(parts["fit"])
+    parts = {name: evenly(rows.slice(splits[name].start, splits[name].stop - splits[name].start)) for name in PARTS}
+    scores = AdditiveScores(parts["fit"], inputs)
     for name, part in parts.items():
-        for found in inverted_segments(fit, evenly(part), inputs):
+        for found in inverted_segments(part, scores.of(part), inputs):
             low, high = found.auc.lower(LEVEL), found.auc.upper(LEVEL)
             yield Leak(
                 check="segment labels",

@@ -36,14 +36,14 @@ class Inverted:
     auc_of_all: float
 
 
-def inverted_segments(fit: pa.Table, part: pa.Table, inputs: Inputs) -> list[Inverted]:
+def inverted_segments(part: pa.Table, scores: Floats, inputs: Inputs) -> list[Inverted]:
     """Segments of `part`, each a value of a categorical input, whose AUC is shown below one half. Binary labels.
 
+    `scores` (N,) are those of `AdditiveScores`.
     Where all rows together are so, they are the one finding. Days are the clusters, `LEVEL` holds over all segments.
     Source: Holm 1979, A simple sequentially rejective multiple test procedure.
     """
     label = part["label"].to_numpy() == 1
-    scores = additive_scores(fit, part, inputs)
     days = days_since_epoch(part["prediction_time"].to_numpy())
     everything = _try(np.ones(len(label), dtype=bool), label, scores, days)
     if everything is None or everything.value <= CHANCE:
@@ -62,26 +62,44 @@ def inverted_segments(fit: pa.Table, part: pa.Table, inputs: Inputs) -> list[Inv
     return tried
 
 
-def additive_scores(fit: pa.Table, rows: pa.Table, inputs: Inputs) -> Floats:
-    """(N,) sums of each input's log-odds against the mean, as counted on the fit rows.
+class AdditiveScores:
+    """Sums of each input's log-odds against the mean, as counted on the fit rows.
 
     Numbers go by bins of equal counts, missing ones by a bin of their own.
     Source: Good 1950, Probability and the Weighing of Evidence (naive Bayes as a sum of weights of evidence).
     """
-    label = fit["label"].to_numpy() == 1
-    total = np.zeros(rows.num_rows)
-    for name in inputs.numeric:
-        known, asked = (table[name].to_numpy().astype(np.float64) for table in (fit, rows))
-        present = known[~np.isnan(known)]
-        edges = np.unique(np.quantile(present, np.linspace(0, 1, NUM_BINS + 1)[1:-1])) if len(present) else present
-        total += _evidence(_bins(known, edges), label, len(edges) + 2)[_bins(asked, edges)]
-    for name in inputs.categorical:
-        values = pc.unique(fit[name]).drop_null()
-        codes, wanted = (
-            pc.fill_null(pc.index_in(table[name], value_set=values), len(values)).to_numpy() for table in (fit, rows)
-        )
-        total += _evidence(codes, label, len(values) + 1)[wanted]
-    return total
+
+    def __init__(self, fit: pa.Table, inputs: Inputs) -> None:
+        label = fit["label"].to_numpy() == 1
+        self.numeric, self.categorical = {}, {}
+        for name in inputs.numeric:
+            edges = _edges(known := _numbers(fit[name]))
+            self.numeric[name] = edges, _evidence(_bins(known, edges), label, len(edges) + 2)
+        for name in inputs.categorical:
+            values = pc.unique(fit[name]).drop_null()
+            self.categorical[name] = values, _evidence(_codes(fit[name], values), label, len(values) + 1)
+
+    def of(self, rows: pa.Table) -> Floats:
+        """(N,)"""
+        total = np.zeros(rows.num_rows)
+        for name, (edges, evidence) in self.numeric.items():
+            total += evidence[_bins(_numbers(rows[name]), edges)]
+        for name, (values, evidence) in self.categorical.items():
+            total += evidence[_codes(rows[name], values)]
+        return total
+
+
+def _numbers(column: pa.ChunkedArray) -> Floats:
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def _edges(values: Floats) -> Floats:
+    present = values[~np.isnan(values)]
+    return np.unique(np.quantile(present, np.linspace(0, 1, NUM_BINS + 1)[1:-1])) if len(present) else present
+
+
+def _codes(column: pa.ChunkedArray, values: pa.Array) -> Ints:
+    return np.asarray(pc.fill_null(pc.index_in(column, value_set=values), len(values)).to_numpy())
 
 
 def _bins(values: Floats, edges: Floats) -> Ints:

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tasks.core.label_health import LEVEL, additive_scores, inverted_segments
+from tasks.core.label_health import LEVEL, AdditiveScores, Inverted, inverted_segments
 from tasks.core.records import Inputs
 
 INPUTS = Inputs(numeric=("speed",), categorical=("carrier", "weekday"))
@@ -34,9 +34,13 @@ def flip(rows: pa.Table, where: np.ndarray) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("label"), "label", pa.array(np.where(where, 1 - label, label)))
 
 
+def try_segments(fit: pa.Table, part: pa.Table) -> list[Inverted]:
+    return inverted_segments(part, AdditiveScores(fit, INPUTS).of(part), INPUTS)
+
+
 def find(rows: pa.Table) -> list[str]:
     cut = FIT_DAYS * ROWS_PER_DAY
-    return [found.segment for found in inverted_segments(rows.slice(0, cut), rows.slice(cut), INPUTS)]
+    return [found.segment for found in try_segments(rows.slice(0, cut), rows.slice(cut))]
 
 
 def test_nothing_is_found_where_labels_mean_the_same() -> None:
@@ -55,7 +59,7 @@ def test_labels_that_are_all_flipped_are_one_finding() -> None:
     rows = make_rows()
     flipped = flip(rows, np.arange(rows.num_rows) >= FIT_DAYS * ROWS_PER_DAY)
     cut = FIT_DAYS * ROWS_PER_DAY
-    (found,) = inverted_segments(flipped.slice(0, cut), flipped.slice(cut), INPUTS)
+    (found,) = try_segments(flipped.slice(0, cut), flipped.slice(cut))
     assert found.segment == "all rows"
     assert found.auc.upper(LEVEL) < 0.5
 
@@ -64,7 +68,7 @@ def test_too_few_days_or_rows_say_nothing() -> None:
     rows = make_rows()
     flipped = flip(rows, np.array(rows["carrier"]) == "d")
     fit = flipped.slice(0, FIT_DAYS * ROWS_PER_DAY)
-    assert inverted_segments(fit, flipped.slice(FIT_DAYS * ROWS_PER_DAY, 9 * ROWS_PER_DAY), INPUTS) == []
+    assert try_segments(fit, flipped.slice(FIT_DAYS * ROWS_PER_DAY, 9 * ROWS_PER_DAY)) == []
 
 
 def test_a_value_that_was_never_seen_and_an_input_without_values_say_nothing() -> None:
@@ -72,11 +76,11 @@ def test_a_value_that_was_never_seen_and_an_input_without_values_say_nothing() -
     empty = rows.append_column("nothing", pa.nulls(rows.num_rows, pa.float32()))
     new = empty.set_column(2, "carrier", pa.array(["new"] * rows.num_rows))
     only = Inputs(numeric=("nothing",), categorical=("carrier",))
-    assert set(additive_scores(empty, new, only)) == {0.0}
+    assert set(AdditiveScores(empty, only).of(new)) == {0.0}
 
 
 def test_more_of_what_speaks_for_the_label_is_a_higher_score() -> None:
     rows = make_rows()
-    scores = additive_scores(rows, rows, Inputs(numeric=("speed",), categorical=()))
+    scores = AdditiveScores(rows, Inputs(numeric=("speed",), categorical=())).of(rows)
     speed = rows["speed"].to_numpy()
     assert scores[speed > 1.5].min() > scores[np.abs(speed) < 0.1].max() > scores[speed < -1.5].max()
