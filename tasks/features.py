@@ -5,12 +5,14 @@ moment it became known. That is why a build may start at the smallest known time
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from prefect import task
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from tasks.stores.lake import Lake
 
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
+# Of the largest table that is read: DuckDB shares a query among cores by 122,880 rows, so that of small tables several
+# are built at once, and a large one alone, with all of the memory.
+MOST_ROWS_BESIDE = 1_000_000
 TIMES = {"event_timestamp": "TIMESTAMP WITH TIME ZONE", "created_timestamp": "TIMESTAMP WITH TIME ZONE"}
 
 
@@ -44,14 +49,15 @@ def build_features(
     store = open_feature_store(project)
     with step("features", project) as line:
         asked = store.definitions.tables(services)
-        builder = Builder(open_lake(project), store.folder / project, {ref.name: ref for ref in tables}, asked, as_of)
-        for name in asked:
-            ref = builder.build(name)
-            line.progress(f"{name}: {ref.rows:,} rows")
-        line.note(f"{len(builder.built)} tables · {sum(ref.rows for ref in builder.built.values()):,} rows")
-        line.note(f"{builder.written_rows:,} written")
-        line.is_silent = not builder.written_rows
-        return tuple(builder.built.values())
+        sources = {ref.name: ref for ref in tables}
+        with Builder(open_lake(project), store.folder / project, sources, asked, as_of) as builder:
+            for name in asked:
+                builder.begin(name)
+            built = [builder.built[name].result() for name in builder.built]
+        line.note(f"{len(built)} tables · {sum(one.table.rows for one in built):,} rows")
+        line.note(f"{(written := sum(one.written_rows for one in built)):,} written")
+        line.is_silent = not written
+        return tuple(one.table for one in built)
 
 
 @task(task_run_name="materialize features")
@@ -100,22 +106,39 @@ class Build:
         return cls(said["sql"], datetime.fromisoformat(said["end"]), json.loads(said["sources"]))
 
 
+class Built(NamedTuple):
+    table: TableRef
+    written_rows: int
+
+
 class Builder:
-    """Builds feature tables, each after the feature tables that its SQL reads."""
+    """Builds feature tables, each after the feature tables that its SQL reads, small ones side by side."""
 
     def __init__(
         self, lake: "Lake", folder: Path, sources: dict[str, TableRef], asked: dict[str, "Table"], as_of: datetime
     ) -> None:
         self.lake, self.folder, self.sources, self.asked, self.as_of = lake, folder, sources, asked, as_of
-        self.built: dict[str, TableRef] = {}
-        self.written_rows = 0
+        self.built: dict[str, Future[Built]] = {}
         self._building: list[str] = []
+        is_small = max((ref.rows for ref in sources.values()), default=0) <= MOST_ROWS_BESIDE
+        self._pool = ThreadPoolExecutor(os.cpu_count() if is_small else 1)
 
-    def build(self, name: str) -> TableRef:
-        """The table as of the builder's moment; written only where something is new."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, name: str) -> "Future[Built]":
+        """Build the table as of the builder's moment; written only where something is new.
+
+        Those that it reads have begun before it, so that whoever waits in the pool waits for one that runs.
+        """
         path = self.folder / f"{name}.sql"
-        if name in self.built or not path.is_file():
-            return self.built.get(name) or self._source(name, path)
+        if name in self.built:
+            return self.built[name]
+        if not path.is_file():
+            return _done(Built(self._source(name, path), 0))
         if name in self._building:
             raise FeatureError(f"{path} reads itself", got=" -> ".join([*self._building, name]))
         if name in self.sources:
@@ -124,8 +147,8 @@ class Builder:
             )
         self._building.append(name)
         sql = path.read_text().strip().rstrip(";")
-        sources = {table: self.build(table) for table in self._tables_read(path, sql)}
-        self.built[name] = self._bring_up(path, sql, sources)
+        sources = {table: self.begin(table) for table in self._tables_read(path, sql)}
+        self.built[name] = self._pool.submit(self._bring_up, path, sql, sources)
         self._building.pop()
         return self.built[name]
 
@@ -150,21 +173,22 @@ class Builder:
         known = {*self.sources, *(file.stem for file in self.folder.glob("*.sql"))}
         return [name for name in names if name.lower() not in ctes or (name in known and name != path.stem)]
 
-    def _bring_up(self, path: Path, sql: str, sources: dict[str, TableRef]) -> TableRef:
+    def _bring_up(self, path: Path, sql: str, begun: "dict[str, Future[Built]]") -> Built:
         name, last = path.stem, None
+        sources = {table: one.result().table for table, one in begun.items()}
         read = {table: {"version": ref.version, "digest": ref.digest} for table, ref in sources.items()}
         build = Build(digest(sql), self.as_of + INSTANT, read)
         if self.lake.exists(name):
             commits = self.lake.commits(name)
             for commit in reversed(commits):
                 if commit.properties.get("digest") == build.digest:
-                    return self.lake.ref(name, commit.version)
+                    return Built(self.lake.ref(name, commit.version), 0)
             last = Build.of(commits[-1].properties)
             # Never shorter than it was: to a join, rows after its time are invisible anyway.
             build = Build(build.sql, max(build.end, last.end), read)
         start = self._start(build, last)
         if start >= build.end:
-            return self.lake.latest(name)
+            return Built(self.lake.latest(name), 0)
         from tasks.stores.confined import confine
 
         with self.lake.session() as connection:
@@ -172,11 +196,12 @@ class Builder:
             show_known(connection, scans, build.end)
             confine(connection, folders=[*(ref.uri for ref in sources.values()), self.lake.at(name)])
             asked = self.asked.get(name)
-            self.written_rows += _run(connection, path, sql, start, build.end, asked)
+            rows = _run(connection, path, sql, start, build.end, asked)
             if start == BEGINNING:
                 refuse_look_ahead(connection, path, sql, scans, (*asked.key, *TIMES) if asked else ())
             since = None if start == BEGINNING else start
-            return self.lake.replace(name, connection.table("built_"), start=since, properties=build.properties(start))
+            properties = build.properties(start)
+            return Built(self.lake.replace(name, connection.table("built_"), start=since, properties=properties), rows)
 
     def _start(self, build: Build, last: Build | None) -> datetime:
         """Where the rows begin that can differ from those of the last build."""
@@ -223,6 +248,12 @@ def _run(
             f"{path} gives several rows of one key at one moment", got=found[0], expected=f"one per {identity}"
         )
     return int(rows)
+
+
+def _done(built: Built) -> "Future[Built]":
+    future: Future[Built] = Future()
+    future.set_result(built)
+    return future
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -33,10 +33,10 @@ def ours(home: str, tables: list[str]) -> int:
     for name in asked:
         shutil.rmtree(f"{lake.uri}/{name}", ignore_errors=True)
     sources = {ref.name: ref for ref in references()}
-    builder = features.Builder(lake, store.folder / PROJECT, sources, asked, AS_OF)
-    for name in tables or asked:
-        builder.build(name)
-    return builder.written_rows
+    with features.Builder(lake, store.folder / PROJECT, sources, asked, AS_OF) as builder:
+        for name in tables or asked:
+            builder.begin(name)
+        return sum(one.result().written_rows for one in builder.built.values())
 
 
 def by_hand(home: str, tables: list[str]) -> int:

@@ -2,6 +2,7 @@
 online features against offline ones."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from configs.recipe import load_recipe
 from configs.settings import Settings
+from tasks import features
 from tasks.core.errors import FeatureError
 from tasks.core.records import TableRef
 from tasks.features import BEGINNING, build_features, materialize_features
@@ -439,6 +441,30 @@ def test_a_table_is_built_after_those_it_reads_and_up_to_its_moment(cars: Path) 
     again = build_cars(3)
     assert meters(again["double"]) == [10, 24, 2, 28]
     assert open_lake("cars").commits("double")[-1].properties["min_created"] > START.isoformat()
+
+
+def test_small_tables_are_built_side_by_side_and_large_ones_alone(cars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cars / "double.sql").write_text(TOTAL.replace("sum(meters)", "2 * sum(meters)"))  # neither reads the other
+    run, both, alone = features._run, threading.Barrier(2), threading.Lock()
+
+    def beside(*arguments: Any) -> int:
+        both.wait(30)
+        return run(*arguments)
+
+    def by_itself(*arguments: Any) -> int:
+        assert alone.acquire(blocking=False)
+        try:
+            return run(*arguments)
+        finally:
+            alone.release()
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(features, "_run", beside)
+    assert meters(build_cars(1)["double"]) == [10, 24]
+    monkeypatch.setattr(features, "_run", by_itself)
+    monkeypatch.setattr(features, "MOST_ROWS_BESIDE", 2)
+    insert_trips([("a", 3, 2)])
+    assert meters(build_cars(3)["double"]) == [10, 24, 2, 28]
 
 
 def test_what_is_known_after_the_moment_is_not_read(cars: Path) -> None:
