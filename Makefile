@@ -51,5 +51,5 @@ $(READY): pyproject.toml requirements.lock
 	@echo "Setting up .venv: the first time this takes some minutes, most of them for downloads."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check --use-pep517 -c requirements.lock -e '.[dev]'
-	@$(BIN)/python -c 'from flows import prefect_database; prefect_database.make()'
+	@$(BIN)/python -c 'from flows import prefect_database as prefect; from tasks.stores import tracking_database as mlflow; prefect.make(); mlflow.make_template()'
 	@touch $@

@@ -8,36 +8,33 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
+
+from tasks.core.templates import template
 
 NAME = "prefect.db"  # of Prefect's own choice, in its home
 
 
-def template() -> Path:
-    """Of this version of Prefect, whose migrations are no other's."""
-    return Path(sys.prefix) / "share" / "perennial" / f"prefect-{metadata.version('prefect')}.db"
-
-
 def make() -> None:
     """Let Prefect migrate an empty database, unless that is done."""
-    if template().exists():
+    made = template("prefect")
+    if made.exists():
         return
-    template().parent.mkdir(parents=True, exist_ok=True)
+    made.parent.mkdir(parents=True, exist_ok=True)
     # Whatever database somebody's settings name, it is not this one.
     others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    with tempfile.TemporaryDirectory(dir=template().parent) as home:
+    with tempfile.TemporaryDirectory(dir=made.parent) as home:
         upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
         subprocess.run(upgrade, env={**others, "PREFECT_HOME": home}, check=True, stdout=subprocess.DEVNULL)
-        Path(home, NAME).replace(template())
+        Path(home, NAME).replace(made)
 
 
 def place(home: Path) -> None:
     """Give a home of Prefect's its database, if it has none and there is one to copy."""
-    if (home / NAME).exists() or not template().exists():
+    if (home / NAME).exists() or not template("prefect").exists():
         return
     home.mkdir(parents=True, exist_ok=True)
-    copied = Path(shutil.copy(template(), home / f".{NAME}~{os.getpid()}"))
+    copied = Path(shutil.copy(template("prefect"), home / f".{NAME}~{os.getpid()}"))
     with suppress(OSError):  # a server was quicker, or the disk knows no links: then it migrates
         os.link(copied, home / NAME)
     copied.unlink()

@@ -6,13 +6,15 @@ import logging
 import os
 import shutil
 import socket
+import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tasks.core.owners import MEMORY, began_then, unfinished
+from tasks.core.templates import template
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
@@ -43,18 +45,41 @@ def create_database(tracking_uri: str, artifacts_uri: str) -> None:
     with _locked(path.with_name(f"{path.name}.lock")):
         if path.exists():
             return
-        keep_quiet()
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        # The migrations wait a hundred times for the disk (1 to 5 s); in memory there is nothing to wait for (0.7 s).
-        with _memory_folder() as scratch:
-            made = scratch / path.name
-            with warnings.catch_warnings():
-                # It sets up every mapped class of the process, Prefect's too, which SQLAlchemy 2.1 warns of.
-                warnings.filterwarnings("ignore", category=DeprecationWarning)
-                SqlAlchemyStore(f"sqlite:///{made}", artifacts_uri).engine.dispose()
-            temporary = Path(shutil.copy(made, path.with_name(f".{path.name}.new")))
+        temporary = path.with_name(f".{path.name}.new")
+        if template("mlflow").exists():
+            shutil.copy(template("mlflow"), temporary)
+            _place_artifacts(temporary, artifacts_uri)
+        else:
+            _migrate(temporary, artifacts_uri)
         temporary.replace(path)
+
+
+def make_template() -> None:
+    """Let MLflow migrate an empty database, to be copied from then on, unless that is done."""
+    made = template("mlflow")
+    if not made.exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        temporary = unfinished(made)
+        _migrate(temporary, str(made.parent))
+        temporary.replace(made)
+
+
+def _migrate(path: Path, artifacts_uri: str) -> None:
+    keep_quiet()
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    # The migrations wait a hundred times for the disk (1 to 5 s); in memory there is nothing to wait for (0.7 s).
+    with _memory_folder() as scratch, warnings.catch_warnings():
+        # It sets up every mapped class of the process, Prefect's too, which SQLAlchemy 2.1 warns of.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        SqlAlchemyStore(f"sqlite:///{scratch / path.name}", artifacts_uri).engine.dispose()
+        shutil.copy(scratch / path.name, path)
+
+
+def _place_artifacts(path: Path, artifacts_uri: str) -> None:
+    """The database's one experiment, MLflow's default, keeps its files here and not where the template was made."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("update experiments set artifact_location = ? || '/' || experiment_id", [artifacts_uri])
 
 
 @contextmanager

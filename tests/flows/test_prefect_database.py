@@ -41,7 +41,7 @@ def test_one_that_is_there_stays(tmp_path: Path) -> None:
 
 
 def test_without_one_to_copy_the_server_migrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefect_database, "template", lambda: tmp_path / "none.db")
+    monkeypatch.setattr(prefect_database, "template", lambda _: tmp_path / "none.db")
     prefect_database.place(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -49,6 +49,6 @@ def test_without_one_to_copy_the_server_migrates(tmp_path: Path, monkeypatch: py
 def test_the_database_that_settings_name_is_not_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"):
         monkeypatch.setenv(name, f"sqlite+aiosqlite:///{tmp_path}/theirs.db")
-    monkeypatch.setattr(prefect_database, "template", lambda: tmp_path / "made" / "prefect.db")
+    monkeypatch.setattr(prefect_database, "template", lambda _: tmp_path / "made" / "prefect.db")
     prefect_database.make()
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.db")] == ["made/prefect.db"]

@@ -4,8 +4,10 @@ import json
 import multiprocessing
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from tasks.core.errors import ModelError
 from tasks.stores import registry as module
+from tasks.stores import tracking_database
 from tasks.stores.registry import PROCESS, Registry
 from tasks.stores.serving import load_model_folder
 from tasks.stores.tracking_database import create_database
@@ -128,6 +131,32 @@ def test_a_half_made_database_is_never_seen(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         create_database(uri, str(tmp_path))
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_database_that_is_copied_is_the_one_that_would_be_migrated(tmp_path, monkeypatch):
+    made = tmp_path / "template.db"
+    monkeypatch.setattr(tracking_database, "template", lambda _: made)
+    for folder in ("migrated", "copied"):
+        create_database(f"sqlite:///{tmp_path / folder / 'mlflow.db'}", f"{tmp_path}/artifacts")
+        tracking_database.make_template()
+    monkeypatch.setattr(tracking_database, "_migrate", None)
+    migrated, copied = (content(tmp_path / folder / "mlflow.db") for folder in ("migrated", "copied"))
+    assert copied == migrated
+    ((*_, place),) = copied["experiments"]
+    assert place == f"{tmp_path}/artifacts/0"
+    registry = Registry(f"sqlite:///{tmp_path / 'copied' / 'mlflow.db'}", f"{tmp_path}/artifacts", "p")
+    assert len(registry.client.search_experiments()) == 1
+
+
+def content(path):
+    """The rows of every table, without the times at which they were made."""
+    found = {}
+    with closing(sqlite3.connect(path)) as database:
+        for (name,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+            columns = [column for _, column, *_ in database.execute(f"pragma table_info('{name}')")]
+            kept = sorted((c for c in columns if "time" not in c), key=lambda c: c == "artifact_location")
+            found[name] = database.execute(f"select {', '.join(kept)} from '{name}'").fetchall()
+    return found
 
 
 # --- versions -------------------------------------------------------------------------------------
