@@ -9,9 +9,10 @@ from prefect import flow
 from flows import shell
 from tasks.baselines import fit_baseline
 from tasks.core.records import Contender, Evaluation, FitResult, ModelRef, TrainingSetRef
-from tasks.evaluation import evaluate_challenger
+from tasks.evaluation import evaluate_challenger, prepare_evaluation
 from tasks.fit_process import prepare_fit
 from tasks.naming import run_name
+from tasks.plotting import plot_evaluation
 from tasks.refit import refit_if_promoted
 from tasks.registering import register_challenger
 from tasks.rivals import find_rivals, trace_challenger
@@ -58,6 +59,7 @@ def train(
     )  # fmt: skip
     run_id = track_run(run, training_set)
     champion = rivals.champion.ref if rivals.champion else None
+    prepare_evaluation()
     baseline = fit_baseline.submit(project, training_set, sections.baseline)  # beside the fit
     judged = fit_model(
         project, training_set, sections.model, sections.seed, run.decision_id, run_id, champion=champion
@@ -68,7 +70,11 @@ def train(
         trace_challenger(run, judged), rivals.champion, rivals.anchor, rivals.attempts,
     )  # fmt: skip
     track_evaluation(run, run_id, judged, evaluation)
+    plots = plot_evaluation.submit(
+        project, run.decision_id, run_id, sections.gate.primary, training_set.label_kind, judged, evaluation
+    )  # beside the refit
     served, evaluation = refit_if_promoted(run, run_id, training_set, judged, evaluation, champion)
+    plots.result()
     version = register_challenger(run, training_set, judged, served, evaluation, tables, rivals.against)
     return Trained(version, rivals.champion, training_set, judged, served, evaluation)
 

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -90,6 +91,18 @@ def load_contender(project: str, contender: Contender) -> Predictor:
 # --- the task ---------------------------------------------------------------------------------------
 
 
+def prepare_evaluation() -> None:
+    """Let what an evaluation needs be imported while other work is done: seconds, for torch and what exports models."""
+    threading.Thread(target=_import_ahead, daemon=True).start()
+
+
+def _import_ahead() -> None:
+    from tasks.core import gate, gate_rows, plots, score_files  # noqa: F401
+    from tasks.stores import serving
+
+    serving.preload()
+
+
 @task(task_run_name="evaluate challenger")
 def evaluate_challenger(
     project: str,
@@ -137,7 +150,7 @@ def evaluate_contenders(
     contenders: Sequence[Contender],
     attempts: int,
 ) -> Evaluation:
-    """Score all models on the same rows, judge, and write predictions and plots under `folder`.
+    """Score all models on the same rows, judge, and write the predictions under `folder`.
 
     `contenders` are the challenger, then if there is one the champion, and the anchor.
     """
@@ -180,7 +193,6 @@ def evaluate_contenders(
         predictions_uri=str(folder / "predictions.arrow"),
     )
     write_predictions(Path(evaluation.predictions_uri), table, models)
-    write_plots(folder / "plots", contenders[0], gate.primary, evaluation, models)
     return evaluation
 
 
@@ -251,24 +263,6 @@ def describe_model(
 
 
 # --- what is left behind ----------------------------------------------------------------------------
-
-
-def write_plots(
-    folder: Path, challenger: Contender, primary: str, evaluation: Evaluation, models: Mapping[str, "ScoredModel"]
-) -> None:
-    """Every figure as PNG; the learning curve from the metrics stream that lies beside the challenger's folder."""
-    from tasks.core.plots import judgement_figures, plot_learning_curve
-
-    rows = models["challenger"].rows
-    scores = {name: model.scores for name, model in models.items()}
-    cards, comparisons = evaluation.scorecards, evaluation.verdict.comparisons
-    figures = judgement_figures(rows.kind, rows.label, scores, cards, comparisons, primary)
-    stream = Path(challenger.folder or "").parent / "metrics.jsonl"
-    if challenger.folder is not None and stream.exists():
-        figures["learning_curve"] = plot_learning_curve([json.loads(line) for line in stream.read_text().splitlines()])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png")
 
 
 def show_verdict(project: str, evaluation: Evaluation) -> None:

@@ -1,11 +1,9 @@
-"""Tracking: the run of a decision in MLflow, with its parameters, its judgement and its plots."""
+"""Tracking: the run of a decision in MLflow, with its parameters and its judgement."""
 
-from pathlib import Path
 from typing import Any
 
 from prefect import task
 
-from configs.settings import load_settings
 from tasks.core.records import Evaluation, FitResult, TrainingSetRef
 from tasks.home import open_registry
 from tasks.run import Run
@@ -28,7 +26,7 @@ def track_run(run: Run, training_set: TrainingSetRef) -> str:
 
 @task(task_run_name="track evaluation")
 def track_evaluation(run: Run, run_id: str, judged: FitResult, evaluation: Evaluation) -> None:
-    """Log every model's metrics on the gate rows, the verdict and the plots."""
+    """Log every model's metrics on the gate rows, and the verdict."""
     registry = open_registry(run.project)
     rows = [
         (f"{card.model}_{name}", interval.value, 0)
@@ -38,9 +36,6 @@ def track_evaluation(run: Run, run_id: str, judged: FitResult, evaluation: Evalu
     fit = [("fit_seconds", judged.seconds, 0), ("fit_rows_per_second", judged.rows_per_second, 0)]
     registry.log_metrics(run_id, [*rows, *fit])
     registry.log_text(run_id, "verdict.json", evaluation.verdict.to_json())
-    folder = load_settings().folder("runs", run.project) / run.decision_id
-    for plot in sorted(Path(folder / "plots").glob("*.png")):
-        registry.log_file(run_id, plot, "plots")
 
 
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

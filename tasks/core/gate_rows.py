@@ -76,6 +76,7 @@ def gate_rows(
         slices=columns,
         slices_left_out=tuple(name for name in slices if (columns[name].codes < 0).any()),
         serial=serial,
+        classes=tuple(classes),
     )
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from tasks.core.gate_rows import encode_label
 from tasks.core.metrics import Floats
 from tasks.core.owners import unfinished
 from tasks.core.scorecards import ScoredModel
+
+SCORE = "score_"  # before a model's name, a column of its scores
 
 
 def write_scores(path: Path, scores: Floats, classes: tuple[Any, ...]) -> None:
@@ -20,18 +23,28 @@ def write_scores(path: Path, scores: Floats, classes: tuple[Any, ...]) -> None:
 def read_scores(path: Path) -> tuple[Floats, tuple[Any, ...]]:
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
-        column, classes = table["scores"].combine_chunks(), tuple(json.loads(table.schema.metadata[b"classes"]))
-        scores = column.flatten().to_numpy().reshape(-1, len(classes)) if classes else column.to_numpy()
-        return scores.copy(), classes
+        classes = tuple(json.loads(table.schema.metadata[b"classes"]))
+        return _scores(table["scores"], len(classes)).copy(), classes
 
 
 def write_predictions(path: Path, table: pa.Table, models: Mapping[str, ScoredModel]) -> None:
     """prediction_time, label, the columns of the slices, and a column of scores for each model."""
-    slices = [name for name in next(iter(models.values())).rows.slices if name not in ("prediction_time", "label")]
+    rows = next(iter(models.values())).rows
+    slices = [name for name in rows.slices if name not in ("prediction_time", "label")]
     kept = table.select(["prediction_time", "label", *slices])
     for name, model in models.items():
-        kept = kept.append_column(f"score_{name}", score_column(model.scores))
-    write_arrow(path, kept)
+        kept = kept.append_column(SCORE + name, score_column(model.scores))
+    write_arrow(path, kept.replace_schema_metadata({"classes": json.dumps(rows.classes)}))
+
+
+def read_predictions(path: Path, kind: str) -> tuple[Floats, dict[str, Floats]]:
+    """The label (n,), see `encode_label`, and each model's scores, (n,) or (n, classes), by its name."""
+    with pa.memory_map(str(path)) as file:
+        table = pa.ipc.open_file(file).read_all()
+        classes = json.loads(table.schema.metadata[b"classes"])
+        names = [name for name in table.column_names if name.startswith(SCORE)]
+        scores = {name.removeprefix(SCORE): _scores(table[name], len(classes)).copy() for name in names}
+        return encode_label(table["label"], kind, classes), scores
 
 
 def score_column(scores: Floats) -> pa.Array:
@@ -39,6 +52,13 @@ def score_column(scores: Floats) -> pa.Array:
     if scores.ndim == 1:
         return pa.array(scores)
     return pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), scores.shape[1])
+
+
+def _scores(column: pa.ChunkedArray, num_classes: int) -> Floats:
+    """The inverse of `score_column`."""
+    whole = column.combine_chunks()
+    flat: Floats = (whole.flatten() if num_classes else whole).to_numpy()
+    return flat.reshape(-1, num_classes) if num_classes else flat
 
 
 def write_arrow(path: Path, table: pa.Table) -> None:

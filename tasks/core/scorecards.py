@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class GateRows:
     slices_left_out: tuple[str, ...] = ()  # columns with more values than are told apart, said as such
     serial: bool = False
     resamples: int = 2_000
+    classes: tuple[Any, ...] = ()  # of a multiclass label, by their numbers
 
     @cached_property
     def weights(self) -> Floats:

@@ -16,15 +16,20 @@ import traceback
 from contextlib import suppress
 
 # What models are served with, and what `torch.export.load` imports when it is called.
-IMPORTS = ("numpy", "pyarrow", "mlflow.pyfunc", "torch", "torch.export.pt2_archive._package")
+IMPORTS = (
+    "numpy",
+    "pyarrow",
+    "mlflow.pyfunc",
+    "torch",
+    "torch.export.pt2_archive._package",
+    "torch._functorch.aot_autograd",
+)
 
 
 def main() -> None:
     packages, *orders = sys.argv[1:]
     sys.path.extend(json.loads(packages))
-    for name in IMPORTS:
-        with suppress(ImportError):  # then the order itself says so
-            importlib.import_module(name)
+    import_ahead()
     if orders:
         sys.exit(check(json.loads(orders[0])))
     for line in sys.stdin:
@@ -32,6 +37,12 @@ def main() -> None:
             os._exit(check(json.loads(line)))
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+def import_ahead() -> None:
+    for name in IMPORTS:
+        with suppress(ImportError):  # then whoever asks says so
+            importlib.import_module(name)
 
 
 def check(order: dict[str, str]) -> int:

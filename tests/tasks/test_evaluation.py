@@ -2,6 +2,8 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +12,11 @@ import pytest
 from configs.recipe import load_recipe
 from configs.sections.gate import GateSection
 from configs.sections.model import BaselineSection
-from tasks import baselines, evaluation
+from tasks import baselines, evaluation, plotting
 from tasks.core import baseline
 from tasks.core.errors import FitError, ModelError, RecipeError
 from tasks.core.records import Contender, Evaluation, Inputs, ModelRef, RowRange, TrainingSetRef, Window
+from tasks.core.score_files import read_predictions
 
 START = datetime(2013, 3, 1, tzinfo=UTC)
 FIT_DAYS, HOLDOUT_DAYS, PER_DAY = 40, 28, 60
@@ -86,10 +89,9 @@ def run_in_process(spec, folder):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, request):
-    """run(challenger=…, champion=…) -> Evaluation; with the trees' own process and plots where asked for."""
+    """run(challenger=…, champion=…) -> Evaluation; with the trees' own process where asked for."""
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     if not hasattr(request, "param"):
-        monkeypatch.setattr(evaluation, "write_plots", lambda *_: None)
         monkeypatch.setattr(baselines, "fit_trees", lambda spec: run_in_process(spec, tmp_path))
 
     def evaluate(decision="d1", kind="binary", gate=None, trees=None, champion_as_of=START, procedures=None, **models):
@@ -126,7 +128,11 @@ def run(tmp_path, monkeypatch, request):
     return evaluate
 
 
-@pytest.mark.parametrize("run", ["with plots"], indirect=True)
+def figures(found, folder, kind="binary"):
+    return set(plotting.draw("auc", kind, SimpleNamespace(model=str(folder / "fit" / "model")), found))
+
+
+@pytest.mark.parametrize("run", ["with their process"], indirect=True)
 def test_all_models_are_scored_on_the_same_rows_and_it_is_all_written_down(run, tmp_path):
     found = run(challenger=MadeUp(1.0, classes=(0, 1)), champion=MadeUp(0.0))
     assert found.verdict.outcome == "promote"
@@ -149,8 +155,7 @@ def test_all_models_are_scored_on_the_same_rows_and_it_is_all_written_down(run, 
     assert table.column_names == ["prediction_time", "label", "origin", *scores]
     folder = tmp_path / "home" / "runs" / "made_up" / "d1"
     assert Evaluation.read(folder / "evaluation.json") == found
-    plots = {path.name for path in (folder / "plots").iterdir()}
-    assert plots == {"roc.png", "reliability.png", "slices.png", "learning_curve.png"}
+    assert figures(found, tmp_path) == {"roc", "reliability", "slices", "learning_curve"}
 
 
 def test_what_was_evaluated_is_not_evaluated_again(run):
@@ -194,7 +199,7 @@ def test_the_anchor_counts_for_a_refresh_only(run):
     assert [card.model for card in change.scorecards] == ["challenger", "champion", "baseline"]
 
 
-def test_models_that_know_other_classes_are_compared(run):
+def test_models_that_know_other_classes_are_compared(run, tmp_path):
     gate = GateSection(primary="log_loss", margin=0.05, min_rows=500)
     found = run(
         kind="multiclass",
@@ -205,9 +210,15 @@ def test_models_that_know_other_classes_are_compared(run):
     assert found.verdict.outcome == "promote"
     champion = found.scorecards[1].metrics["log_loss"]
     assert champion.value > found.scorecards[0].metrics["log_loss"].value + 1  # class a is never expected by it
+    label, scores = read_predictions(Path(found.predictions_uri), "multiclass")
+    assert set(label) == {0, 1, 2}
+    assert {name: one.shape for name, one in scores.items()} == dict.fromkeys(scores, (len(label), 3))
+    assert (scores["champion"][:, 0] == 0).all()
+    assert scores["challenger"][:, 0].min() > 0
+    assert figures(found, tmp_path, "multiclass") == {"reliability", "learning_curve"}
 
 
-@pytest.mark.parametrize("run", ["with plots"], indirect=True)
+@pytest.mark.parametrize("run", ["with their process"], indirect=True)
 def test_a_series_meets_its_last_known_value(run, tmp_path):
     found = run(
         kind="regression",
@@ -218,7 +229,7 @@ def test_a_series_meets_its_last_known_value(run, tmp_path):
     assert [card.model for card in found.scorecards] == ["challenger", "baseline", "persistence"]
     mae = {card.model: card.metrics["mae"].value for card in found.scorecards}
     assert mae["challenger"] < mae["persistence"]
-    assert (tmp_path / "home" / "runs" / "made_up" / "d1" / "plots" / "residuals.png").exists()
+    assert figures(found, tmp_path, "regression") == {"predicted_actual", "residuals", "learning_curve"}
 
 
 def test_a_baseline_that_fails_says_why(tmp_path):
