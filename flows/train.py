@@ -9,7 +9,7 @@ from prefect import flow
 from flows import shell
 from tasks.baselines import fit_baseline
 from tasks.core.records import Contender, Evaluation, FitResult, ModelRef, TrainingSetRef
-from tasks.evaluation import evaluate_challenger, prepare_evaluation
+from tasks.evaluation import evaluate_challenger
 from tasks.fit_process import prepare_fit
 from tasks.naming import run_name
 from tasks.plotting import plot_evaluation
@@ -17,6 +17,7 @@ from tasks.refit import refit_if_promoted
 from tasks.registering import register_challenger
 from tasks.rivals import find_rivals, trace_challenger
 from tasks.run import open_run
+from tasks.stores.serving import prepare_check
 from tasks.tables import current_tables
 from tasks.tracking import track_evaluation, track_run
 from tasks.training import fit_model
@@ -53,13 +54,13 @@ def train(
     rivals = find_rivals(project, run.as_of)
     tables = current_tables(run, rivals.features)
     prepare_fit(sections.model.devices)
+    prepare_check()
     training_set = build_training_set(
         project, run.entity_table, sections.features, sections.label, sections.split, sections.audit,
         run.start, run.as_of, tables, rivals.features,
     )  # fmt: skip
     run_id = track_run(run, training_set)
     champion = rivals.champion.ref if rivals.champion else None
-    prepare_evaluation()
     baseline = fit_baseline.submit(project, training_set, sections.baseline)  # beside the fit
     judged = fit_model(
         project, training_set, sections.model, sections.seed, run.decision_id, run_id, champion=champion

@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import importlib.util
 import json
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -91,18 +90,6 @@ def load_contender(project: str, contender: Contender) -> Predictor:
 # --- the task ---------------------------------------------------------------------------------------
 
 
-def prepare_evaluation() -> None:
-    """Let what an evaluation needs be imported while other work is done: seconds, for torch and what exports models."""
-    threading.Thread(target=_import_ahead, daemon=True).start()
-
-
-def _import_ahead() -> None:
-    from tasks.core import gate, gate_rows, plots, score_files  # noqa: F401
-    from tasks.stores import serving
-
-    serving.preload()
-
-
 @task(task_run_name="evaluate challenger")
 def evaluate_challenger(
     project: str,
@@ -124,8 +111,6 @@ def evaluate_challenger(
         ModelError: a model does not score each row, or not with finite numbers.
         RecipeError: the gate names a column that the training set lacks.
     """
-    from tasks.stores.serving import prepare_check
-
     folder = load_settings().folder("runs", project) / decision_id
     contenders = [contender for contender in (challenger, champion, anchor) if contender is not None]
 
@@ -136,7 +121,6 @@ def evaluate_challenger(
         return made
 
     evaluation = once(folder / "evaluation.json", Evaluation, evaluate)
-    prepare_check()  # of what will be registered, beside its refit
     show_verdict(project, evaluation)
     return evaluation
 

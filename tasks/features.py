@@ -121,7 +121,7 @@ class Builder:
         self.built: dict[str, Future[Built]] = {}
         self._building: list[str] = []
         is_small = max((ref.rows for ref in sources.values()), default=0) <= MOST_ROWS_BESIDE
-        self._pool = ThreadPoolExecutor(os.cpu_count() if is_small else 1)
+        self._pool = ThreadPoolExecutor((lake.threads or os.cpu_count()) if is_small else 1)
 
     def __enter__(self) -> Self:
         return self

@@ -41,8 +41,9 @@ def draw(
     from tasks.core.plots import judgement_figures, plot_learning_curve
     from tasks.core.score_files import read_predictions
 
-    label, scores = read_predictions(Path(evaluation.predictions_uri), label_kind)
     cards, comparisons = evaluation.scorecards, evaluation.verdict.comparisons
+    models = [card.model for card in cards]
+    label, scores = read_predictions(Path(evaluation.predictions_uri), label_kind, models)
     figures = judgement_figures(label_kind, label, scores, cards, comparisons, primary)
     stream = Path(judged.model).parent / "metrics.jsonl"
     if stream.exists():

@@ -1,7 +1,7 @@
 """Scores on disk, as Arrow: what was predicted for each judged row, and the baseline's scores to be used again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,12 @@ def write_predictions(path: Path, table: pa.Table, models: Mapping[str, ScoredMo
     write_arrow(path, kept.replace_schema_metadata({"classes": json.dumps(rows.classes)}))
 
 
-def read_predictions(path: Path, kind: str) -> tuple[Floats, dict[str, Floats]]:
-    """The label (n,), see `encode_label`, and each model's scores, (n,) or (n, classes), by its name."""
+def read_predictions(path: Path, kind: str, models: Iterable[str]) -> tuple[Floats, dict[str, Floats]]:
+    """The label (n,), see `encode_label`, and the models' scores, (n,) or (n, classes), by their names."""
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
         classes = json.loads(table.schema.metadata[b"classes"])
-        names = [name for name in table.column_names if name.startswith(SCORE)]
-        scores = {name.removeprefix(SCORE): _scores(table[name], len(classes)).copy() for name in names}
+        scores = {name: _scores(table[SCORE + name], len(classes)).copy() for name in models}
         return encode_label(table["label"], kind, classes), scores
 
 

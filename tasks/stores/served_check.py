@@ -29,7 +29,9 @@ IMPORTS = (
 def main() -> None:
     packages, *orders = sys.argv[1:]
     sys.path.extend(json.loads(packages))
-    import_ahead()
+    for name in IMPORTS:
+        with suppress(ImportError):  # then the order itself says so
+            importlib.import_module(name)
     if orders:
         sys.exit(check(json.loads(orders[0])))
     for line in sys.stdin:
@@ -37,12 +39,6 @@ def main() -> None:
             os._exit(check(json.loads(line)))
         print(pid, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-
-
-def import_ahead() -> None:
-    for name in IMPORTS:
-        with suppress(ImportError):  # then whoever asks says so
-            importlib.import_module(name)
 
 
 def check(order: dict[str, str]) -> int:

@@ -82,13 +82,6 @@ def save_served_model(model_folder: str, folder: Path, run_id: str) -> None:
     saved.save(str(folder / "MLmodel"))
 
 
-def preload() -> None:
-    """Import now what models are loaded and predicted with, seconds, and not at the first one."""
-    from tasks.stores import served_check
-
-    served_check.import_ahead()
-
-
 def prepare_check() -> None:
     """Let the process that tries a model as it is served do its imports while other work is done."""
     _servers().prepare(_bare_environment(), cwd=tempfile.gettempdir())

@@ -58,6 +58,12 @@ def test_what_is_ignored_stays_ignored(monkeypatch):
             signal.signal(sent, handler)
 
 
+def hear_signals():
+    """Whoever runs the tests in the background, or under `nohup`, ignores these, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def running(tmp_path):
     """A run from the shell that has begun to work, and what it has started."""
@@ -65,8 +71,7 @@ def running(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-m", "flows.ingest", "--as-of", "2013-01-03"], cwd=Path(__file__).parents[2], text=True,
         env=environment | {"PERENNIAL_HOME": str(tmp_path)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # Whoever runs the tests in the background ignores Ctrl-C, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), start_new_session=True,
+        preexec_fn=hear_signals, start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout.readline().startswith("ingest")
         started = psutil.Process(process.pid).children(recursive=True)

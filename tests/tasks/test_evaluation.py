@@ -210,7 +210,7 @@ def test_models_that_know_other_classes_are_compared(run, tmp_path):
     assert found.verdict.outcome == "promote"
     champion = found.scorecards[1].metrics["log_loss"]
     assert champion.value > found.scorecards[0].metrics["log_loss"].value + 1  # class a is never expected by it
-    label, scores = read_predictions(Path(found.predictions_uri), "multiclass")
+    label, scores = read_predictions(Path(found.predictions_uri), "multiclass", ["challenger", "champion"])
     assert set(label) == {0, 1, 2}
     assert {name: one.shape for name, one in scores.items()} == dict.fromkeys(scores, (len(label), 3))
     assert (scores["champion"][:, 0] == 0).all()
