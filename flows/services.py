@@ -24,6 +24,8 @@ from tasks.core.records import write_text_atomically
 POOL = "perennial"
 START_SECONDS = 120
 MIN_SECRET = 12  # characters; MLflow asks for as many
+# MLflow's processes that judge language models, each server's with a folder in memory that outlives it. We have no use.
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 # The password of its first user comes from the environment and stands in no file; others are made in its UI.
 MLFLOW_AUTH = """[mlflow]
 default_permission = READ
@@ -60,7 +62,7 @@ def start_servers(settings: Settings, environment: Mapping[str, str]) -> tuple[s
     mlflow, server = mlflow_address(settings), server_address(settings)
     # Both at once: each takes seconds to come up.
     mlflow_health, server_health = f"{mlflow}/health", f"{server}/api/health"
-    told = dict(environment) | _mlflow_environment(settings)
+    told = NO_JOBS | dict(environment) | _mlflow_environment(settings)
     _start(settings, "mlflow", _mlflow_command, told, mlflow, mlflow_health)
     _start(settings, "server", _server_command, environment, server, server_health)
     _wait_until_up(settings, "mlflow", mlflow_health)

@@ -74,6 +74,12 @@ def test_up_marks_a_run_whose_process_is_gone(home):
     assert list(states.values()) == ["RUNNING", "CRASHED", "CRASHED"]
 
 
+def test_mlflow_starts_no_processes_for_jobs_that_nobody_has(home):
+    commands = [" ".join(process.cmdline()) for process in home.processes()]
+    assert any("mlflow" in command for command in commands)
+    assert not [command for command in commands if "huey" in command or "mlflow.server.jobs" in command]
+
+
 def test_they_listen_on_loopback_alone(home):
     listening = [
         connection.laddr.ip
