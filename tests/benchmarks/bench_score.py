@@ -160,8 +160,8 @@ def score_file(folder: str) -> tuple[dict[str, float], float]:
     lines = lines_of(with_key(make_rows(0), 0), np.empty(0)).schema
     began, laps = time.perf_counter(), Laps()
     with pq.ParquetFile(source) as file, pq.ParquetWriter(log, lines) as writer:
-        for batch in file.iter_batches(READ_ROWS):
-            rows = pa.Table.from_batches([batch])
+        for group in range(file.num_row_groups):  # `iter_batches` keeps a tenth of all that it has read
+            rows = file.read_row_group(group)
             laps.end("reading")
             scores = model.predict(rows)
             laps.end("scoring")
