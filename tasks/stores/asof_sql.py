@@ -10,6 +10,8 @@ grows in event and effective time at once, and one ASOF join on the effective ti
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import pairwise
 
 import duckdb
 import pandas as pd
@@ -19,6 +21,8 @@ from tasks.core.errors import FeatureError
 
 TIMESTAMP = "event_timestamp"
 KNOWN_TIME = "__known_time"
+PART_ROWS = 4_000_000  # entity rows that are joined at once: with what they find, they fit into memory
+SAMPLED = 1_000  # one row of so many tells where to cut
 AMBIGUOUS = "two rows of one key"  # in DuckDB's error, by which it is told from others
 
 
@@ -73,26 +77,86 @@ def join_sql(
     *,
     known_times: bool = False,
 ) -> str:
-    first, last = connection.execute("select min(time_), max(time_) from entity_").fetchall()[0]
+    """The join as one query; of many entity rows it is made here, part after part of their time, and read by it."""
     _check_names(columns, views)
+    for view in views:
+        if missing := [key for _, key in view.keys if key not in columns]:
+            raise FeatureError(f"entity rows lack {missing}, keys of view {view.name!r}", got=columns)
+    join = partial(_part_sql, connection, columns, timestamp, views, known_times)
+    parts = _parts(connection, views)
+    if len(parts) == 1:
+        return f"select * exclude (row_) from ({join('entity_')})"
+    ends = []
+    for number, part in enumerate(parts):
+        connection.execute(f"create or replace temp table part_ as select * from entity_ where {part}")
+        rows = join("part_")
+        connection.execute(f"insert into joined_ {rows}" if number else f"create temp table joined_ as {rows}")
+        ends += connection.execute("select min(row_), max(row_) from part_").fetchall()[0]
+    connection.execute("drop table part_; drop table entity_")
+    found = [row for row in ends if row is not None]
+    # Entity rows in the order of time, the usual ones, are in order already.
+    return "select * exclude (row_) from joined_" + ("" if found == sorted(found) else " order by row_")
+
+
+def _parts(connection: duckdb.DuckDBPyConnection, views: Sequence[JoinedView]) -> list[str]:
+    """Conditions on the entity rows that cut them by time into parts that a join can hold in memory.
+
+    None but `true` where there are few, or where cutting would more than double what is read: each part reads of a view
+    what is younger than its ttl, and of one without ttl everything before.
+    """
+    rows, first, last = connection.execute("select count(*), min(time_), max(time_) from entity_").fetchall()[0]
+    count = -(-rows // PART_ROWS)
+    if count < 2 or first == last:
+        return ["true"]
+    again, read = 0.0, rows
+    for view in views:
+        ((total,),) = connection.execute(f"select count(*) from {quote(view.table)}").fetchall()
+        again += total * (count * (view.ttl / (last - first)) if view.ttl else count / 2)
+        read += total
+    if again > read:
+        return ["true"]
+    sample = connection.execute(
+        f"select time_ from entity_ where row_ % {SAMPLED} = 0 and time_ is not null order by time_"
+    ).fetchall()
+    cuts = sorted({sample[place * len(sample) // count][0] for place in range(1, count)}) if sample else []
+    if not cuts:
+        return ["true"]
+    bounds = [_literal(cut) for cut in cuts]
+    between = [f"time_ >= {low} and time_ < {high}" for low, high in pairwise(bounds)]
+    return [f"time_ < {bounds[0]} or time_ is null", *between, f"time_ >= {bounds[-1]}"]
+
+
+def _part_sql(
+    connection: duckdb.DuckDBPyConnection,
+    columns: list[str],
+    timestamp: str,
+    views: Sequence[JoinedView],
+    known_times: bool,
+    entities: str,
+) -> str:
+    """`row_`, the entity columns and the features of the table `entities`, in the order of `row_`.
+
+    An ASOF join sorts both its sides with all that they carry. So each view is joined with times and keys alone, and
+    what it finds comes to the entity rows by their number.
+    """
+    first, last = connection.execute(f"select min(time_), max(time_) from {entities}").fetchall()[0]
     output = [f"e.time_ as {quote(name)}" if name == timestamp else f"e.{quote(name)}" for name in columns]
     joins = []
     for number, view in enumerate(views):
         alias = f"v{number}_"
-        if missing := [key for _, key in view.keys if key not in columns]:
-            raise FeatureError(f"entity rows lack {missing}, keys of view {view.name!r}", got=columns)
-        on = [f"e.{quote(key)} = {alias}.key{i}_" for i, (_, key) in enumerate(view.keys)]
+        needed = ", ".join(["row_", "time_", *dict.fromkeys(quote(key) for _, key in view.keys)])
+        on = [f"e.{quote(key)} = v.key{i}_" for i, (_, key) in enumerate(view.keys)]
+        fresh = f"v.event_ >= e.time_ - {_interval(view.ttl)}" if view.ttl else "true"
+        found = [f"case when {fresh} then v.feature{i}_ end as feature{i}_" for i in range(len(view.features))]
         joins.append(
-            f"asof left join ({_visible_rows(connection, view, first, last)}) {alias}"
-            f" on {' and '.join([*on, f'e.time_ >= {alias}.effective_'])}"
+            f"left join (select e.row_, {', '.join(['v.effective_', *found])}"
+            f" from (select {needed} from {entities}) e"
+            f" asof left join ({_visible_rows(connection, view, first, last)}) v"
+            f" on {' and '.join([*on, 'e.time_ >= v.effective_'])}) {alias} on {alias}.row_ = e.row_"
         )
-        fresh = f"{alias}.event_ >= e.time_ - {_interval(view.ttl)}" if view.ttl else "true"
         output += [f"{alias}.effective_ as {quote(view.name + KNOWN_TIME)}"] if known_times else []
-        output += [
-            f"case when {fresh} then {alias}.feature{i}_ end as {quote(name)}"
-            for i, (_, name) in enumerate(view.features)
-        ]
-    return f"select {', '.join(output)} from entity_ e {' '.join(joins)} order by e.row_"
+        output += [f"{alias}.feature{i}_ as {quote(name)}" for i, (_, name) in enumerate(view.features)]
+    return f"select e.row_, {', '.join(output)} from {entities} e {' '.join(joins)} order by e.row_"
 
 
 def _visible_rows(

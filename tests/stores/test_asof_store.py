@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import FeatureError
-from tasks.stores import asof_store
+from tasks.stores import asof_sql, asof_store
 from tasks.stores.asof_store import AsofJob, AsofOfflineStore, AsofOfflineStoreConfig
 from tasks.stores.lake import Lake
 
@@ -318,9 +319,24 @@ def memory_lake(monkeypatch: pytest.MonkeyPatch) -> type[MemoryLake]:
     return MemoryLake
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(features=feature_strategy, entities=entity_strategy, ttl=st.sampled_from([0, 1, 4]))
-def test_join_equals_the_oracle(memory_lake: type[MemoryLake], features: Any, entities: Any, ttl: int) -> None:
+def cut_by(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    monkeypatch.setattr(asof_sql, "PART_ROWS", rows)
+    monkeypatch.setattr(asof_sql, "SAMPLED", 1)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    features=feature_strategy, entities=entity_strategy, ttl=st.sampled_from([0, 1, 4]), part=st.sampled_from([2, 100])
+)
+def test_join_equals_the_oracle(
+    memory_lake: type[MemoryLake],
+    monkeypatch: pytest.MonkeyPatch,
+    features: Any,
+    entities: Any,
+    ttl: int,
+    part: int,
+) -> None:
+    cut_by(monkeypatch, part)
     # One row is told at its event and by `created is null`: the same known time, so a duplicate in all but name.
     told = {(car, event, event if created is None else created) for car, event, created in features}
     features = [(*row, number) for number, row in enumerate(sorted(told, key=str))]
@@ -346,6 +362,35 @@ def test_rows_that_are_all_known_equally_late_need_no_windows(
         joined = connection.sql(query).to_arrow_table()
         assert "window" not in query
     assert joined["speed__value"].to_pylist() == [oracle(features, car, time, 4 * MINUTE) for car, time in entities]
+
+
+@pytest.mark.parametrize("is_in_order", [True, False])
+def test_many_entity_rows_are_joined_part_by_part_and_come_back_in_their_order(
+    memory_lake: type[MemoryLake], monkeypatch: pytest.MonkeyPatch, is_in_order: bool
+) -> None:
+    cut_by(monkeypatch, 100)
+    minutes = np.arange(1_000) if is_in_order else np.random.default_rng(1).permutation(1_000)
+    entities = [(A, None, 0), (None, at(0), 1)]  # rows that join with nothing are rows all the same
+    entities += [("ab"[minute % 2], at(int(minute)), number) for number, minute in enumerate(minutes, start=2)]
+    features = [(car, at(minute), at(minute + 3), minute) for car in (A, B) for minute in range(0, 1_000, 7)]
+    memory_lake.tables = {"speed": feature_rows(features)}
+    job = join(SimpleNamespace(uri="memory"), entity_rows(entities), make_view(ttl=9 * MINUTE))
+    with job.open() as (connection, query):
+        joined = connection.sql(query).to_arrow_table()
+        assert "from joined_" in query
+        assert ("order by" in query) != is_in_order
+    assert joined["label"].to_pylist() == list(range(1_002))
+    assert joined["speed__value"].to_pylist() == [oracle(features, car, time, 9 * MINUTE) for car, time, _ in entities]
+
+
+def test_parts_that_would_each_read_everything_are_not_made(
+    memory_lake: type[MemoryLake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_by(monkeypatch, 10)
+    memory_lake.tables = {"speed": feature_rows([(A, at(minute), at(minute), minute) for minute in range(1_000)])}
+    entities = entity_rows([(A, at(minute), minute) for minute in range(100)])
+    with join(SimpleNamespace(uri="memory"), entities, make_view(ttl=timedelta(0))).open() as (_, query):
+        assert "from joined_" not in query
 
 
 def test_a_row_from_before_all_time_never_displaces_another(memory_lake: type[MemoryLake]) -> None:
