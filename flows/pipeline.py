@@ -13,10 +13,10 @@ from flows.train import train
 from tasks.approval import ask_person
 from tasks.closing import close_run, show_decided
 from tasks.core.records import LedgerEntry
-from tasks.fit_process import prepare_fit
 from tasks.naming import run_name
 from tasks.promotion import current_champion, past_decision, promote, promoting
 from tasks.run import open_run
+from tasks.stores import fork_server
 
 
 @flow(name="pipeline", flow_run_name=run_name)
@@ -31,7 +31,7 @@ def pipeline(
     if (entry := past_decision(run.project, run.decision_id)) is not None:
         return ask_person(run, show_decided(run, entry))
     current_champion(run.project, run.as_of)
-    prepare_fit(run.recipe.model.devices)  # ingest leaves a core free
+    fork_server.prepare()  # ingest leaves a core free
     moment = {"as_of": run.as_of, "overrides": overrides}
     with promoting(run.project, run.decision_id):
         ingest(recipe, **moment)

@@ -10,14 +10,13 @@ from flows import shell
 from tasks.baselines import fit_baseline
 from tasks.core.records import Contender, Evaluation, FitResult, ModelRef, TrainingSetRef
 from tasks.evaluation import evaluate_challenger
-from tasks.fit_process import prepare_fit
 from tasks.naming import run_name
 from tasks.plotting import plot_evaluation
 from tasks.refit import refit_if_promoted
 from tasks.registering import register_challenger
 from tasks.rivals import find_rivals, trace_challenger
 from tasks.run import open_run
-from tasks.stores.serving import prepare_check
+from tasks.stores import fork_server
 from tasks.tables import current_tables
 from tasks.tracking import track_evaluation, track_run
 from tasks.training import fit_model
@@ -53,8 +52,7 @@ def train(
     project, sections = run.project, run.recipe
     rivals = find_rivals(project, run.as_of)
     tables = current_tables(run, rivals.features)
-    prepare_fit(sections.model.devices)
-    prepare_check()
+    fork_server.prepare()
     training_set = build_training_set(
         project, run.entity_table, sections.features, sections.label, sections.split, sections.audit,
         run.start, run.as_of, tables, rivals.features,

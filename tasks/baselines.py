@@ -1,7 +1,6 @@
 """Baselines: honest rivals of every challenger, fitted on the same rows. See `core.baseline`."""
 
 import dataclasses
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from tasks.core.errors import FitError
 from tasks.core.records import Inputs, RowRange, TrainingSetRef, Window, digest
 from tasks.core.threads import SHORTEST_SPINS
 from tasks.leftovers import discard, unfinished_folder
+from tasks.stores.fork_server import CAN_FORK, child_environment, fork
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from tasks.core.baseline import BaselineSpec
 
-REPOSITORY = Path(__file__).parents[1]
 Scores = tuple["np.ndarray", tuple[Any, ...]]  # of each row, and the classes of the columns
 
 
@@ -84,21 +83,35 @@ def fit_trees(spec: "BaselineSpec") -> None:
     """
     page = Path(spec.output).with_suffix(".json")
     spec.write(page)
-    done = subprocess.run(
-        [sys.executable, "-m", "tasks.core.baseline", str(page)],
-        cwd=REPOSITORY,
-        env=os.environ | SHORTEST_SPINS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
+    log = page.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    try:
+        code = _forked(page, log) if CAN_FORK else _started(page, log)
+        said = log.read_text(errors="replace").strip()[-2000:] if code else ""
+    except ChildProcessError as error:
+        code, said = 1, str(error)
+    finally:
+        log.unlink(missing_ok=True)
+    if code != 0:
         raise FitError(
             "the baseline could not be fitted",
-            got=done.stderr.strip()[-2000:],
+            got=said,
             expected="scores of gradient-boosted trees on the fit rows",
             fix=f"run `python -m tasks.core.baseline {page}`",
         )
+
+
+def _forked(page: Path, log: Path) -> int:
+    with fork("trees", str(page), log) as child:
+        return child.wait()
+
+
+def _started(page: Path, log: Path) -> int:
+    command, environment = [sys.executable, "-m", "tasks.core.baseline", str(page)], child_environment()
+    with log.open("wb") as said:
+        return subprocess.run(
+            command, env=environment | SHORTEST_SPINS, stdout=said, stderr=subprocess.STDOUT, check=False
+        ).returncode
 
 
 def thinned(rows: "pa.Table", most: int) -> "pa.Table":

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Protocol
 
 from tasks.core.errors import FitError
-from tasks.core.fit_output import LOG, PARENT
-from tasks.core.forks import CAN_FORK, Fork, Servers
+from tasks.core.fit_output import LOG
+from tasks.core.forks import Fork
+from tasks.stores.fork_server import CAN_FORK, child_environment, fork
 
 LOG_LINES = 20
 GRACE_SECONDS = 5.0  # a launcher of several processes needs a moment to end them
-REPOSITORY = Path(__file__).resolve().parents[1]
-servers = Servers("-m", "tasks.core.fit_server")
 
 
 class Child(Protocol):
@@ -26,12 +25,6 @@ class Child(Protocol):
     def returncode(self) -> int | None: ...
     def poll(self) -> int | None: ...
     def wait(self, timeout: float | None = None) -> int: ...
-
-
-def prepare_fit(devices: int) -> None:
-    """Let the process that forks the fit do its imports while other work is done."""
-    if _can_fork(devices):
-        servers.prepare(_environment())
 
 
 @contextmanager
@@ -62,32 +55,19 @@ def last_lines(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
 
-def _environment() -> dict[str, str]:
-    # The child finds this package, and a network of the user's own, where this process does.
-    told = {PARENT: str(os.getpid()), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-    told["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # asked otherwise, CUDA could not be used in a fork
-    return os.environ | told | {"PYTHONPATH": os.pathsep.join(_own_path())}
-
-
-def _own_path() -> list[str]:
-    own = [path for path in sys.path if path and not path.startswith((sys.prefix, sys.base_prefix))]
-    return [str(REPOSITORY), *own]
-
-
 @contextmanager
 def _started(page: Path) -> Iterator[subprocess.Popen[bytes]]:
     with page.with_name(LOG).open("ab") as log:
         yield subprocess.Popen(
             [sys.executable, "-m", "tasks.core.fit", str(page)], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, env=_environment(), start_new_session=True,
+            stderr=subprocess.STDOUT, env=child_environment(), start_new_session=True,
         )  # fmt: skip
 
 
 @contextmanager
 def _forked(page: Path) -> Iterator[Fork]:
-    order = {"page": str(page), "log": str(page.with_name(LOG)), "path": _own_path(), "environment": _environment()}
     try:
-        with servers.fork(order, _environment()) as child:
+        with fork("fit", str(page), page.with_name(LOG)) as child:
             yield child
     except ChildProcessError as error:
         raise FitError("the training process could not begin", got=f"it said:\n{error}") from error

@@ -1,9 +1,9 @@
-"""Load a registered model as a server does and predict: alone, in a bare interpreter that cannot see this repository.
+"""Load a registered model as a server does and predict: alone, in an interpreter that cannot see this repository.
 
-`served_check.py PACKAGES ORDER` does one order; without an order it has its imports done and forks one for each that
-it reads, see `core.forks`. PACKAGES are the package folders (JSON); an order (JSON) has the model's `folder`, `asked`
-(an Arrow file of rows), and where to put the scores (`answer`, .npy) and what is to be told (`told`: how long the load
-and the first prediction took, or the error).
+It is done in a fork of `stores.fork_server`, which first forgets this repository, or where nothing is forked by a bare
+interpreter: `python -I -S served_check.py PACKAGES ORDER`. PACKAGES are the package folders (JSON); an order (JSON) has
+the model's `folder`, `asked` (an Arrow file of rows), and where to put the scores (`answer`, .npy) and what is to be
+told (`told`: how long the load and the first prediction took, or the error).
 """
 
 import importlib
@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 
 # What models are served with, and what `torch.export.load` imports when it is called.
 IMPORTS = (
@@ -27,18 +28,27 @@ IMPORTS = (
 
 
 def main() -> None:
-    packages, *orders = sys.argv[1:]
+    packages, order = sys.argv[1:]
     sys.path.extend(json.loads(packages))
     for name in IMPORTS:
         with suppress(ImportError):  # then the order itself says so
             importlib.import_module(name)
-    if orders:
-        sys.exit(check(json.loads(orders[0])))
-    for line in sys.stdin:
-        if (pid := os.fork()) == 0:
-            os._exit(check(json.loads(line)))
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    sys.exit(check(json.loads(order)))
+
+
+def forget(repository: Path) -> None:
+    """From here on nothing of the repository can be imported, and nothing of it is."""
+    sys.path[:] = [path for path in sys.path if path and not is_repository(Path(path))]
+    # By these an editable installation is found.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is not None and Path(file).is_relative_to(repository) and not file.startswith(sys.prefix):
+            del sys.modules[name]
+
+
+def is_repository(folder: Path) -> bool:
+    return (folder / "tasks" / "stores").is_dir()
 
 
 def check(order: dict[str, str]) -> int:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import ModelError
-from tasks.core.forks import CAN_FORK, Servers
+from tasks.stores import served_check
+from tasks.stores.fork_server import CAN_FORK, fork
+from tasks.stores.served_check import is_repository
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 SERVED_WITH = ("mlflow", "torch", "numpy", "pyarrow")
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}  # of float32 scores, computed twice
-STORES = Path(__file__).parent
 CHECK_FILES = {"asked": "example.arrow", "answer": "answer.npy", "told": "told.txt"}
 
 
@@ -82,11 +83,6 @@ def save_served_model(model_folder: str, folder: Path, run_id: str) -> None:
     saved.save(str(folder / "MLmodel"))
 
 
-def prepare_check() -> None:
-    """Let the process that tries a model as it is served do its imports while other work is done."""
-    _servers().prepare(_bare_environment(), cwd=tempfile.gettempdir())
-
-
 def check_as_served(folder: Path, example: "pa.Table", expected: "np.ndarray") -> dict[str, str]:
     """Load and predict in a process that refuses pickle and cannot see this repository; compare with `expected`.
 
@@ -126,22 +122,15 @@ def _check(order: Mapping[str, str]) -> int:
     Raises:
         ModelError: no process could begin.
     """
+    refused = {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
     if not CAN_FORK:
-        command = [sys.executable, *_servers().arguments, json.dumps(order)]
-        return subprocess.run(command, env=_bare_environment(), cwd=tempfile.gettempdir(), check=False).returncode
+        # -I -S: no PYTHONPATH, no working directory, and none of the .pth files by which an editable install is found.
+        packages = [path for path in sys.path if path and not is_repository(Path(path))]
+        command = [sys.executable, "-I", "-S", served_check.__file__, json.dumps(packages), json.dumps(order)]
+        return subprocess.run(command, env=os.environ | refused, cwd=tempfile.gettempdir(), check=False).returncode
     try:
-        with _servers().fork(order, _bare_environment(), cwd=tempfile.gettempdir()) as check:
+        folder = tempfile.gettempdir()
+        with fork("check", json.dumps(order), Path(os.devnull), folder=folder, environment=refused) as check:
             return check.wait()
     except ChildProcessError as error:
         raise ModelError("no process could begin in which to try the model", got=error) from error
-
-
-@lru_cache(maxsize=1)
-def _servers() -> Servers:
-    # -I -S: no PYTHONPATH, no working directory, and none of the .pth files by which an editable install is found.
-    packages = [path for path in sys.path if path and not (Path(path) / "tasks" / "stores").is_dir()]
-    return Servers("-I", "-S", str(STORES / "served_check.py"), json.dumps(packages))
-
-
-def _bare_environment() -> dict[str, str]:
-    return {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from configs.sections.model import ModelSection
-from tasks import fit_process
 from tasks.core.errors import FitError
 from tasks.core.records import FitResult, FitSpec, ModelRef, RowRange, TrainingSetRef, Window
+from tasks.stores import fork_server
 from tasks.training import fit_model, launch_fit, metric_rows
 
 MakeFitSpec = Callable[..., FitSpec]
@@ -87,16 +87,18 @@ def test_a_second_fit_begins_without_the_imports_and_knows_its_own_surroundings(
     make_fit_spec: MakeFitSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     launch_fit(make_fit_spec(max_epochs=1, output=str(tmp_path / "first")), lambda lines: None)
-    (server,) = fit_process.servers.idle
+    server = fork_server.forks.server
+    assert server is not None
     monkeypatch.setenv("TOLD", "by the parent")
     with pytest.raises(FitError, match="by the parent"):
         launch_fit(make_fit_spec(network="slow_nets:Tells", output=str(tmp_path / "second")), lambda lines: None)
-    assert fit_process.servers.idle == [server], "the process that had imported everything forked the second as well"
+    assert fork_server.forks.server is server, "the process that had imported everything forked the second as well"
 
 
 def test_a_server_that_was_killed_is_replaced(make_fit_spec: MakeFitSpec, tmp_path: Path) -> None:
     launch_fit(make_fit_spec(max_epochs=1, output=str(tmp_path / "first")), lambda lines: None)
-    (server,) = fit_process.servers.idle
+    server = fork_server.forks.server
+    assert server is not None
     server.process.kill()
     server.process.wait()
     assert launch_fit(make_fit_spec(max_epochs=1, output=str(tmp_path / "second")), lambda lines: None).rows > 0

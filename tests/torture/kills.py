@@ -21,7 +21,7 @@ import psutil
 from tests.torture.small_flights import ROOT
 
 SECONDS = 400  # no run takes longer, however busy the machine
-FIT = "tasks.core.fit"
+FORKS = "tasks.stores.fork_server"
 VICTIMS = ("flow", "machine", "rank")
 
 
@@ -233,9 +233,9 @@ def strike(flow: psutil.Process, victim: str) -> str:
 
 
 def ranks_of(flow: psutil.Process) -> list[psutil.Process]:
-    """Its training processes; their parent is the server that forks them."""
+    """What trains or tries a model in it; their parent is the server that forks them."""
     try:
-        fits = [process for process in flow.children(recursive=True) if FIT in command_of(process)]
+        fits = [process for process in flow.children(recursive=True) if FORKS in command_of(process)]
         return [process for process in fits if process.parent() in fits]
     except psutil.NoSuchProcess:
         return []
