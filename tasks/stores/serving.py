@@ -7,9 +7,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import ModelError
@@ -26,6 +28,17 @@ if TYPE_CHECKING:
 SERVED_WITH = ("mlflow", "torch", "numpy", "pyarrow")
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}  # of float32 scores, computed twice
 CHECK_FILES = {"asked": "example.arrow", "answer": "answer.npy", "told": "told.txt"}
+
+
+def prepare_to_load() -> None:
+    """Import what loading a model takes, seconds of it, while this process waits for its queries."""
+    Thread(target=_import_what_loads, name="imports").start()
+
+
+def _import_what_loads() -> None:
+    for name in ("tasks.stores.served_model", *served_check.IMPORTS):
+        with suppress(ImportError):  # whoever needs it says so
+            importlib.import_module(name)
 
 
 def load_model_folder(path: str) -> "ServedModel":
