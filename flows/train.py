@@ -72,7 +72,7 @@ def train(
     )  # fmt: skip
     track_evaluation(run, run_id, judged, evaluation)
     plots = plot_evaluation.submit(
-        project, run.decision_id, run_id, sections.gate.primary, training_set.label_kind, judged, evaluation
+        project, run.decision_id, run_id, sections.gate.primary, training_set.label_kind, judged
     )  # beside the refit
     served, evaluation = refit_if_promoted(run, run_id, training_set, judged, evaluation, champion)
     plots.result()

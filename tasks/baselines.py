@@ -12,10 +12,11 @@ from configs.sections.model import BaselineSection
 from configs.settings import load_settings
 from tasks.account import step
 from tasks.core.errors import FitError
+from tasks.core.forks import CAN_FORK
 from tasks.core.records import Inputs, RowRange, TrainingSetRef, Window, digest
 from tasks.core.threads import SHORTEST_SPINS
 from tasks.leftovers import discard, unfinished_folder
-from tasks.stores.fork_server import CAN_FORK, child_environment, fork
+from tasks.stores.fork_server import carry_out, child_environment, last_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,15 +85,7 @@ def fit_trees(spec: "BaselineSpec") -> None:
     page = Path(spec.output).with_suffix(".json")
     spec.write(page)
     log = page.with_suffix(".log")
-    log.unlink(missing_ok=True)
-    try:
-        code = _forked(page, log) if CAN_FORK else _started(page, log)
-        said = log.read_text(errors="replace").strip()[-2000:] if code else ""
-    except ChildProcessError as error:
-        code, said = 1, str(error)
-    finally:
-        log.unlink(missing_ok=True)
-    if code != 0:
+    if said := carry_out("trees", str(page), log) if CAN_FORK else _carry_out(page, log):
         raise FitError(
             "the baseline could not be fitted",
             got=said,
@@ -101,17 +94,15 @@ def fit_trees(spec: "BaselineSpec") -> None:
         )
 
 
-def _forked(page: Path, log: Path) -> int:
-    with fork("trees", str(page), log) as child:
-        return child.wait()
-
-
-def _started(page: Path, log: Path) -> int:
+def _carry_out(page: Path, log: Path) -> str | None:
     command, environment = [sys.executable, "-m", "tasks.core.baseline", str(page)], child_environment()
-    with log.open("wb") as said:
-        return subprocess.run(
-            command, env=environment | SHORTEST_SPINS, stdout=said, stderr=subprocess.STDOUT, check=False
+    with log.open("wb") as file:
+        code = subprocess.run(
+            command, env=environment | SHORTEST_SPINS, stdout=file, stderr=subprocess.STDOUT, check=False
         ).returncode
+    said = last_words(log, code) if code else None
+    log.unlink()
+    return said
 
 
 def thinned(rows: "pa.Table", most: int) -> "pa.Table":

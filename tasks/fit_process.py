@@ -11,8 +11,8 @@ from typing import Protocol
 
 from tasks.core.errors import FitError
 from tasks.core.fit_output import LOG
-from tasks.core.forks import Fork
-from tasks.stores.fork_server import CAN_FORK, child_environment, fork
+from tasks.core.forks import CAN_FORK, Fork
+from tasks.stores.fork_server import child_environment, fork
 
 LOG_LINES = 20
 GRACE_SECONDS = 5.0  # a launcher of several processes needs a moment to end them

@@ -1,17 +1,17 @@
-"""Plots: the pictures of a judgement, drawn from what the evaluation left on disk, beside the refit."""
+"""Plots: the pictures of a judgement, drawn beside the refit by a process that gives way to it."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from prefect import task
 
 from configs.settings import load_settings
-from tasks.core.records import Evaluation, FitResult
+from tasks.core.errors import PerennialError
+from tasks.core.forks import CAN_FORK
+from tasks.core.records import FitResult
 from tasks.home import open_registry
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from tasks.stores.fork_server import carry_out
 
 
 @task(task_run_name="plot evaluation")
@@ -22,30 +22,26 @@ def plot_evaluation(
     primary: str,
     label_kind: Literal["binary", "multiclass", "regression"],
     judged: FitResult,
-    evaluation: Evaluation,
 ) -> None:
-    """Every figure as PNG, among the decision's files and in its MLflow run."""
-    from tasks.core.arrow_files import appearing
-
-    folder, registry = load_settings().folder("runs", project) / decision_id / "plots", open_registry(project)
-    for name, figure in draw(primary, label_kind, judged, evaluation).items():
-        with appearing(folder / f"{name}.png") as path:
-            figure.savefig(path, format="png")
-        registry.log_file(run_id, folder / f"{name}.png", "plots")
+    """Every figure of what was evaluated as PNG, among the decision's files and in its MLflow run."""
+    folder = load_settings().folder("runs", project) / decision_id
+    draw(folder, Path(judged.model).parent / "metrics.jsonl", primary, label_kind)
+    registry = open_registry(project)
+    for figure in sorted((folder / "plots").glob("*.png")):
+        registry.log_file(run_id, figure, "plots")
 
 
-def draw(
-    primary: str, label_kind: Literal["binary", "multiclass", "regression"], judged: FitResult, evaluation: Evaluation
-) -> dict[str, "Figure"]:
-    """Figures by the names of their files; the learning curve from the metrics stream beside the judged model."""
-    from tasks.core.plots import judgement_figures, plot_learning_curve
-    from tasks.core.score_files import read_predictions
+def draw(folder: Path, stream: Path, primary: str, label_kind: Literal["binary", "multiclass", "regression"]) -> None:
+    """Draw the evaluation in `folder` into its `plots`; `stream` are the metrics of the judged fit.
 
-    cards, comparisons = evaluation.scorecards, evaluation.verdict.comparisons
-    models = [card.model for card in cards]
-    label, scores = read_predictions(Path(evaluation.predictions_uri), label_kind, models)
-    figures = judgement_figures(label_kind, label, scores, cards, comparisons, primary)
-    stream = Path(judged.model).parent / "metrics.jsonl"
-    if stream.exists():
-        figures["learning_curve"] = plot_learning_curve([json.loads(line) for line in stream.read_text().splitlines()])
-    return figures
+    Raises:
+        PerennialError: the process that draws failed; the error has the end of its words.
+    """
+    files = {"evaluation": str(folder / "evaluation.json"), "stream": str(stream), "folder": str(folder / "plots")}
+    told = json.dumps({**files, "primary": primary, "label_kind": label_kind})
+    if not CAN_FORK:
+        from tasks.core import plots
+
+        plots.main(told)
+    elif said := carry_out("plots", told, folder / "plots.log"):
+        raise PerennialError("the plots could not be drawn", got=said)

@@ -1,9 +1,12 @@
-"""The pictures of a judgement. Each function returns a Figure that nothing global knows of.
+"""The pictures of a judgement, drawn from what it left on disk. Each is a Figure that nothing global knows of.
 
 Colours are Okabe and Ito's, which people with any colour vision tell apart; line styles and markers differ as well.
 """
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,11 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tasks.core.arrow_files import appearing
 from tasks.core.metrics import Floats, reliability, roc_curve
-from tasks.core.records import Comparison, Scorecard
+from tasks.core.records import Comparison, Evaluation, Record, Scorecard
+from tasks.core.score_files import read_predictions
 from tasks.core.scorecards import MIN_SLICE_ROWS
 from tasks.core.summary import format_number
 
+Kind = Literal["binary", "multiclass", "regression"]
 Style = tuple[str, str, str]  # colour, line, marker
 STYLES: dict[str, Style] = {
     "challenger": ("#0072B2", "-", "o"),
@@ -28,6 +34,33 @@ GREY = "#6E6E6E"
 MAX_POINTS = 2_000  # of a curve, and of a cloud: a picture shows no more
 MAX_SLICES = 24
 MIN_BIN_ROWS = 20  # a bin of fewer says nothing, and draws the eye
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotsSpec(Record):
+    """All that the process which draws is told. It writes PNG files into `folder`, each whole or not at all."""
+
+    evaluation: str  # path of its record
+    stream: str  # the metrics of the judged fit; there may be none
+    label_kind: Kind
+    primary: str
+    folder: str
+
+
+def main(told: str) -> None:
+    """Every figure that fits the kind of label, and the learning curve; `told` is the spec as JSON."""
+    spec = PlotsSpec.from_dict(json.loads(told))
+    evaluation, stream = Evaluation.read(Path(spec.evaluation)), Path(spec.stream)
+    cards = evaluation.scorecards
+    models = [card.model for card in cards]
+    label, scores = read_predictions(Path(evaluation.predictions_uri), spec.label_kind, models)
+    comparisons = evaluation.verdict.comparisons
+    figures = judgement_figures(spec.label_kind, label, scores, cards, comparisons, spec.primary)
+    if stream.exists():
+        figures["learning_curve"] = plot_learning_curve([json.loads(line) for line in stream.read_text().splitlines()])
+    for name, figure in figures.items():
+        with appearing(Path(spec.folder) / f"{name}.png") as path:
+            figure.savefig(path, format="png")
 
 
 def _figure(width: float = 8.0, height: float = 5.0, columns: int = 1, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -225,7 +258,7 @@ def _sample(rows: int) -> Any:
 
 
 def judgement_figures(
-    kind: Literal["binary", "multiclass", "regression"],
+    kind: Kind,
     label: Floats,
     scores: Mapping[str, Floats],
     scorecards: Sequence[Scorecard],

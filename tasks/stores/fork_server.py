@@ -1,4 +1,4 @@
-"""The process that has imported what training needs, and forks one for each fit, trees and trial of a served model.
+"""The process that has imported what training needs. Each fit, trees, plots and trial of a served model is its fork.
 
 `prepare` starts it, `fork` gives it an order. As a program, `python -m tasks.stores.fork_server`, it reads a line of
 JSON for each order (number, work, argument, log, path, environment, folder) and tells, by the order's number, the
@@ -20,13 +20,12 @@ from typing import Any
 
 from tasks.core import fit
 from tasks.core.fit_output import PARENT
-from tasks.core.forks import CAN_FORK, Fork, Forks
+from tasks.core.forks import Fork, Forks
 from tasks.core.threads import SHORT_SPINS, SHORTEST_SPINS
 from tasks.stores import served_check
 
-__all__ = ["CAN_FORK", "child_environment", "fork", "forks", "own_path", "prepare"]
-
 REPOSITORY = Path(__file__).resolve().parents[2]
+GIVES_WAY = 10  # what nobody waits for leaves the cores to what does
 forks = Forks("-m", "tasks.stores.fork_server")
 
 
@@ -45,7 +44,7 @@ def fork(
     folder: str | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> AbstractContextManager[Fork]:
-    """One that does `work` (`fit`, `trees`, `check`) and appends what it says to `log`.
+    """One that does `work` (`fit`, `trees`, `plots`, `check`) and appends what it says to `log`.
 
     Raises:
         ChildProcessError: the server could not begin.
@@ -53,6 +52,23 @@ def fork(
     own = child_environment()
     order = {"work": work, "argument": argument, "log": str(log), "path": own_path(), "folder": folder}
     return forks.fork(order | {"environment": own | dict(environment or {})}, own)
+
+
+def carry_out(work: str, argument: str, log: Path) -> str | None:
+    """Wait for one that does `work`; where it failed, the end of what it said."""
+    log.unlink(missing_ok=True)
+    try:
+        with fork(work, argument, log) as child:
+            code = child.wait()
+        return last_words(log, code) if code else None
+    except ChildProcessError as error:
+        return str(error)
+    finally:
+        log.unlink(missing_ok=True)
+
+
+def last_words(log: Path, code: int) -> str:
+    return log.read_text(errors="replace").strip()[-2000:] or f"it ended with exit code {code} and said nothing"
 
 
 def child_environment() -> dict[str, str]:
@@ -108,7 +124,7 @@ def import_all() -> None:
     from tasks.core import export
 
     export.warm_up()
-    for name in served_check.IMPORTS:
+    for name in ("tasks.core.plots", "matplotlib.backends.backend_agg", *served_check.IMPORTS):
         with suppress(ImportError):  # then the order itself says so
             importlib.import_module(name)
 
@@ -179,12 +195,19 @@ def _trees(page: str) -> None:
     baseline.main(page)
 
 
+def _plots(told: str) -> None:
+    from tasks.core import plots
+
+    os.nice(GIVES_WAY)
+    plots.main(told)
+
+
 def _check(order: str) -> None:
     served_check.forget(REPOSITORY)
     sys.exit(served_check.check(json.loads(order)))
 
 
-WORK: dict[str, Callable[[str], None]] = {"fit": fit.main, "trees": _trees, "check": _check}
+WORK: dict[str, Callable[[str], None]] = {"fit": fit.main, "trees": _trees, "plots": _plots, "check": _check}
 
 if __name__ == "__main__":
     main()

@@ -15,8 +15,9 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from tasks.core.errors import ModelError
+from tasks.core.forks import CAN_FORK
 from tasks.stores import served_check
-from tasks.stores.fork_server import CAN_FORK, fork
+from tasks.stores.fork_server import fork
 from tasks.stores.served_check import is_repository
 
 if TYPE_CHECKING:

@@ -117,3 +117,14 @@ def test_forks_die_with_their_server(forks: Forks, tmp_path: Path) -> None:
         assert child.wait(10) == -signal.SIGKILL
         psutil.wait_procs([psutil.Process(child.pid)] if psutil.pid_exists(child.pid) else [], timeout=10)
         assert not psutil.pid_exists(child.pid)
+
+
+def test_one_that_is_killed_before_it_says_a_word_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the kernel, where memory is short."""
+    server = SERVER.replace("time.sleep(order[", "os.kill(os.getpid(), order[")
+    forks = Forks("-c", server)
+    monkeypatch.setattr(fork_server, "forks", forks)
+    said = fork_server.carry_out("work", f'{{"file": "{tmp_path}/said", "seconds": 9, "code": 0}}', tmp_path / "log")
+    assert said == "it ended with exit code -9 and said nothing"
+    assert not (tmp_path / "log").exists()
+    forks.end()

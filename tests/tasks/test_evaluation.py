@@ -3,7 +3,6 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -129,7 +128,10 @@ def run(tmp_path, monkeypatch, request):
 
 
 def figures(found, folder, kind="binary"):
-    return set(plotting.draw("auc", kind, SimpleNamespace(model=str(folder / "fit" / "model")), found))
+    drawn = Path(found.predictions_uri).parent
+    plotting.draw(drawn, folder / "fit" / "metrics.jsonl", "auc", kind)
+    assert not (drawn / "plots.log").exists()
+    return {figure.stem for figure in (drawn / "plots").iterdir()}
 
 
 @pytest.mark.parametrize("run", ["with their process"], indirect=True)
