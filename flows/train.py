@@ -17,7 +17,7 @@ from tasks.registering import register_challenger
 from tasks.rivals import find_rivals, trace_challenger
 from tasks.run import open_run
 from tasks.stores import fork_server
-from tasks.stores.serving import prepare_to_load
+from tasks.stores.serving import importing_torch
 from tasks.tables import current_tables
 from tasks.tracking import track_evaluation, track_run
 from tasks.training import fit_model
@@ -54,11 +54,11 @@ def train(
     rivals = find_rivals(project, run.as_of)
     tables = current_tables(run, rivals.features)
     fork_server.prepare()
-    prepare_to_load()
-    training_set = build_training_set(
-        project, run.entity_table, sections.features, sections.label, sections.split, sections.audit,
-        run.start, run.as_of, tables, rivals.features,
-    )  # fmt: skip
+    with importing_torch():
+        training_set = build_training_set(
+            project, run.entity_table, sections.features, sections.label, sections.split, sections.audit,
+            run.start, run.as_of, tables, rivals.features,
+        )  # fmt: skip
     run_id = track_run(run, training_set)
     champion = rivals.champion.ref if rivals.champion else None
     baseline = fit_baseline.submit(project, training_set, sections.baseline)  # beside the fit

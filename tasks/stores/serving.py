@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -31,15 +31,25 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}  # of float32 scores, computed twice
 CHECK_FILES = {"asked": "example.arrow", "answer": "answer.npy", "told": "told.txt"}
 
 
-def prepare_to_load() -> None:
-    """Import what loading a model takes, seconds of it, while this process waits for its queries."""
-    Thread(target=_import_what_loads, name="imports").start()
+@contextmanager
+def importing_torch() -> Iterator[None]:
+    """Import what loading a model takes, seconds of it, beside what waits for queries; done at the end.
+
+    Of torch alone: two threads that import one package may see it half-made, and the other one imports no torch.
+    """
+    thread = Thread(target=_import_torch, name="imports")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
-def _import_what_loads() -> None:
-    for name in ("tasks.stores.served_model", *served_check.IMPORTS):
-        with suppress(ImportError):  # whoever needs it says so
-            importlib.import_module(name)
+def _import_torch() -> None:
+    for name in served_check.IMPORTS:
+        if name.startswith("torch"):
+            with suppress(ImportError):  # whoever needs it says so
+                importlib.import_module(name)
 
 
 def load_model_folder(path: str) -> "ServedModel":
