@@ -57,20 +57,27 @@ def load_model_folder(path: str) -> "ServedModel":
     return _loaded(path, (Path(path) / "program.pt2").stat().st_mtime_ns)
 
 
+def load_registered_folder(folder: str | Path) -> "ServedModel":
+    """The predictor of a registered folder: its own `served_model.py` on its own files."""
+    return _loaded_by_its_code(str(folder), (Path(folder) / "MLmodel").stat().st_mtime_ns)
+
+
+# Both are kept, since a run asks several times for the same few, and each loading takes most of a second.
+
+
 @lru_cache(maxsize=4)
 def _loaded(path: str, written: int) -> "ServedModel":
-    """Kept, since a run asks several times for the same few, and each loading takes most of a second."""
     from tasks.stores.served_model import ServedModel
 
     return ServedModel(path)
 
 
-def load_registered_folder(folder: str | Path) -> "ServedModel":
-    """The predictor of a registered folder: its own `served_model.py` on its own files."""
+@lru_cache(maxsize=4)
+def _loaded_by_its_code(path: str, written: int) -> "ServedModel":
     from mlflow.models import Model
 
-    folder = Path(folder)
-    flavor = Model.load(str(folder)).flavors["python_function"]
+    folder = Path(path)
+    flavor = Model.load(path).flavors["python_function"]
     code = folder / Path(flavor["model_code_path"]).name
     spec = importlib.util.spec_from_file_location(f"served_model_{folder.parent.name.replace('-', '_')}", code)
     if spec is None or spec.loader is None:
