@@ -38,7 +38,7 @@ def validate_batch(batch: BatchRef, table: TableSection) -> ValidatedBatch:
         rows = parquet_rows(batch.uri)
         standing = check_shape(connection, rows, batch, table, suite)
         limits = {"memory_limit": settings.memory_limit, "threads": settings.threads}
-        findings = audit(batch.uri, suite, docs=docs, standing=standing, **limits)
+        findings = audit(connection, batch.uri, suite, docs=docs, standing=standing, **limits)
         refuse(batch, [_told(f) for f in findings if (f.scope, f.severity) == ("batch", "critical")], docs)
         judged = judge_rows(connection, rows, [*standing_rules(table, batch.as_of), *row_rules(suite)])
         refuse(batch, _too_many(judged, table), docs)

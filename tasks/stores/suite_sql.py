@@ -140,7 +140,7 @@ def _whole_form(kind: str, kwargs: Kwargs, columns: Sequence[str]) -> WholeForm 
     if kind == "expect_table_columns_to_match_set" and given <= {"column_set", "exact_match"}:
         wanted, exact = set(kwargs["column_set"]), kwargs.get("exact_match", True)
         holds = wanted == set(columns) if exact else wanted <= set(columns)
-        return WholeForm((), lambda: (holds, {"observed_value": list(columns)}))
+        return WholeForm((), lambda: (holds, {"observed_value": sorted(columns)}))
     if kind == "expect_column_distinct_values_to_contain_set" and given <= {"column", "value_set"}:
         wanted = set(kwargs["value_set"])
         seen = f"count(distinct {_name(kwargs['column'])}) filter ({_in_set(kwargs)})"

@@ -64,11 +64,16 @@ def make_rows(home: str, rows: int) -> int:
 
 def ours(path: str) -> int:
     """Findings: none."""
+    import duckdb
+
     from tasks.stores.suite_audit import audit
     from tasks.stores.suites import Expectation, Suite
 
     lines = (Expectation(one["type"], one["kwargs"], "critical", "batch") for one in expectations())
-    return len(audit(path, Suite("bench", tuple(lines)), docs=Path(path).with_suffix(".html"), memory_limit="1GB"))
+    suite, docs, limit = Suite("bench", tuple(lines)), Path(path).with_suffix(".html"), "1GB"
+    with duckdb.connect(config={"memory_limit": limit}) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        return len(audit(connection, path, suite, docs=docs, memory_limit=limit))
 
 
 def gx_duckdb(path: str) -> int:

@@ -4,6 +4,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,7 +57,9 @@ def test_data_docs_show_values_and_names_as_text(tmp_path: Path) -> None:
         expectation="rows", column=None, severity="critical", scope="batch", failing_rows=1, reason=f"value {IMAGE}"
     )
     page = tmp_path / "page.html"
-    audit(str(tmp_path / "rows.parquet"), load_suite(tmp_path / "suite.json"), docs=page, standing=[standing])
+    with duckdb.connect() as connection:
+        rows, suite = str(tmp_path / "rows.parquet"), load_suite(tmp_path / "suite.json")
+        audit(connection, rows, suite, docs=page, standing=[standing])
     found = Tags(page.read_text())
     assert (found.scripts, found.handlers) == ([], [])
     assert "alert(" in page.read_text(), "it is shown"

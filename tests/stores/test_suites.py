@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,8 @@ from tasks.core.errors import ValidationError
 from tasks.core.records import Finding
 from tasks.stores import suite_audit, suite_sql, suites
 from tasks.stores.row_rules import judge_rows, row_rules, write_clean, write_quarantine
-from tasks.stores.suite_audit import audit
 from tasks.stores.suite_sql import parquet_rows
-from tasks.stores.suites import load_suite
+from tasks.stores.suites import Suite, load_suite
 
 NAN, INF = math.nan, math.inf
 MORNING = datetime(2013, 1, 1, 6, tzinfo=UTC)
@@ -42,6 +42,12 @@ def write_suite(folder: Path, expectations: list[dict[str, Any]], **more: Any) -
 
 def line(kind: str, severity: str = "critical", meta: dict[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
     return {"type": f"expect_{kind}", "kwargs": kwargs, "severity": severity, "meta": meta or {}}
+
+
+def audit(path: str, suite: Suite, *, docs: Path, **more: Any) -> list[Finding]:
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        return suite_audit.audit(connection, path, suite, docs=docs, **more)
 
 
 AGREE = [
@@ -139,6 +145,33 @@ def test_what_one_query_shows_to_hold_is_what_great_expectations_says(
     assert both == alone
     failing = {lines[finding.reason.partition(", observed")[0]] for finding in alone}
     assert shown.keys() == lines_of(WHOLE) - failing
+
+
+def test_the_page_of_a_batch_that_is_well_is_great_expectations_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, page = str(tmp_path / "rows.parquet"), tmp_path / "docs.html"
+    pq.write_table(BATCHES["well"], path)
+    everything = load_suite(write_suite(tmp_path, WHOLE))
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        asked = [(one.type, one.kwargs) for one in everything.expectations]
+        holding = suite_sql.show(connection, parquet_rows(path), asked)
+    suite = Suite("well", tuple(everything.expectations[place] for place in sorted(holding)))
+    assert len(suite.expectations) > 30
+    with monkeypatch.context() as patched:
+        patched.setattr(suite_audit, "_validate", None)  # it is not asked
+        assert audit(path, suite, docs=page) == []
+    ours = page.read_text()
+    monkeypatch.setattr(suite_audit, "show", lambda *_: {})
+    assert audit(path, suite, docs=page) == []
+    assert text_of(ours) == text_of(page.read_text())
+
+
+def text_of(page: str) -> list[str]:
+    """What a reader sees, but for the moment."""
+    body = re.sub(r"(?s)<(style|script).*?</\1>|<[^>]+>", "\n", page)
+    return re.sub(r"\d{8}T\d{6}\.\d{6}Z", "moment", body).split()
 
 
 def lines_of(expectations: list[dict[str, Any]]) -> set[int]:
