@@ -20,8 +20,8 @@ thread = threading.Thread(target=lambda: found.append(PREFECT_API_URL.value()))
 thread.start()
 thread.join()
 with get_client(sync_client=True) as client:
-    client.hello()
-print(*found, "PREFECT_API_URL" in os.environ, "prefect.server.api.server" in sys.modules)
+    types = client.read_block_types()
+print(*found, "PREFECT_API_URL" in os.environ, "prefect.server.api.server" in sys.modules, len(types))
 """
 
 
@@ -34,15 +34,17 @@ def start(home: Path, **told: str) -> "subprocess.CompletedProcess[str]":
 
 def servers(port: str) -> list[int]:
     found = psutil.process_iter(["cmdline"])
-    return [one.pid for one in found if {"uvicorn", port} <= set(one.info["cmdline"] or ())]
+    return [one.pid for one in found if {"--factory", port} <= set(one.info["cmdline"] or ())]
 
 
 def test_all_threads_know_it_and_it_ends_with_its_process(tmp_path):
     ended = start(tmp_path)
     assert ended.returncode == 0, ended.stderr
-    url, in_environment, imported = ended.stdout.split()
+    url, in_environment, imported, block_types = ended.stdout.split()
     assert url.startswith("http://127.0.0.1:")
     assert (in_environment, imported) == ("False", "False")
+    # Nor did it note that they were: a server that stays finds them missing and registers them.
+    assert (block_types, (tmp_path / "prefect" / "memo_store.toml").exists()) == ("0", False)
     assert servers(url.split(":")[2].removesuffix("/api")) == []
 
 
