@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from configs.settings import load_settings
+from tasks.core.imports import importing
 
 if TYPE_CHECKING:
     from tasks.stores.feature_store import FeatureStore
@@ -15,9 +16,10 @@ def preload() -> None:
     """Import now what takes seconds each: Great Expectations, Feast, MLflow."""
     from tasks.stores import suite_audit, tracking_database
 
-    suite_audit.preload()
-    tracking_database.preload()
-    from tasks.stores import asof_store  # noqa: F401
+    with importing():
+        suite_audit.preload()
+        tracking_database.preload()
+        from tasks.stores import asof_store  # noqa: F401
 
 
 def open_lake(project: str) -> "Lake":
