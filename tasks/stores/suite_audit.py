@@ -6,7 +6,6 @@ any, finds the failing rows and writes the page of all of it.
 
 import html
 import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,11 +20,6 @@ from tasks.stores.suites import Suite, describe
 
 if TYPE_CHECKING:
     import duckdb
-
-_NOISE = (  # of dependencies, on import and in use
-    r"module 'sre_\w+' is deprecated",
-    "duckdb-engine doesn't yet support reflection on indices",
-)
 
 
 def audit(
@@ -78,14 +72,6 @@ def _database(parquet: str, limits: Mapping[str, Any]) -> Iterator[tuple[Path, s
         database.unlink(missing_ok=True)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        for message in _NOISE:
-            warnings.filterwarnings("ignore", message=message)
-        yield
-
-
 def preload() -> None:
     """Import Great Expectations, which takes seconds the first time."""
     _context()
@@ -93,8 +79,9 @@ def preload() -> None:
 
 @cache
 def _context() -> Any:
-    with _quiet():
-        import great_expectations as gx
+    from tasks.stores.light_gx import gx, quiet
+
+    with quiet():
         from great_expectations.data_context.types.base import (
             DataContextConfig,
             InMemoryStoreBackendDefaults,
@@ -123,8 +110,10 @@ def _validate(database: Path, suite: Any, limits: Mapping[str, Any], keywords: s
     """Great Expectations' result for a suite of its own."""
     import sqlalchemy
 
+    from tasks.stores.light_gx import quiet
+
     context, name = _context(), database.parent.name
-    with _quiet():
+    with quiet():
         source = context.data_sources.add_sql(
             name,
             connection_string=f"duckdb:///{database}",
@@ -150,8 +139,9 @@ def _validate(database: Path, suite: Any, limits: Mapping[str, Any], keywords: s
 
 def _result_of_none(suite: Suite) -> Any:
     """What `_validate` returns where there is nothing for it to do, which costs it a tenth of a second."""
-    import great_expectations as gx
     from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
+
+    from tasks.stores.light_gx import gx
 
     asset = {"type": "table", "data_asset_name": "batch", "table_name": "batch", "schema_name": None}
     meta = {
@@ -164,8 +154,9 @@ def _result_of_none(suite: Suite) -> Any:
 
 def _build(suite: Suite) -> Any:
     """The suite as Great Expectations has it. `meta.line` tells a result's line, for results come in any order."""
-    import great_expectations as gx
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+
+    from tasks.stores.light_gx import gx
 
     built = []
     for number, e in enumerate(suite.expectations):
@@ -182,7 +173,7 @@ def _build(suite: Suite) -> Any:
 
 
 def _without(lines: Any, shown: Mapping[int, dict[str, Any]]) -> Any:
-    import great_expectations as gx
+    from tasks.stores.light_gx import gx
 
     left = [line.configuration.to_domain_obj() for n, line in enumerate(lines.expectations) if n not in shown]
     return gx.ExpectationSuite(lines.name, expectations=left)
@@ -203,7 +194,9 @@ def _add_shown(result: Any, lines: Any, shown: Mapping[int, dict[str, Any]]) -> 
 
 def _render(result: Any, findings: Sequence[Finding]) -> str:
     """The Data Docs page of one batch. What did not hold stands first, and can be read without a network."""
-    with _quiet():
+    from tasks.stores.light_gx import quiet
+
+    with quiet():
         from great_expectations.render.renderer import ValidationResultsPageRenderer
 
         document = ValidationResultsPageRenderer().render(result)
