@@ -51,7 +51,7 @@ def _replay(project: str, name: str, table: TableSection, as_of: datetime, file:
         line.note(f"{judged.rows:,} of {judged.rows + judged.failing_rows:,} rows pass now")
         published = None
         if judged.rows:
-            write_clean(connection, clean)
+            write_clean(connection, clean, judged)
             batch = BatchRef(
                 project=project, table=name, batch_id=file.stem, uri=str(clean), rows=judged.rows,
                 window=Window(start=as_of, end=as_of), as_of=as_of,

@@ -37,26 +37,31 @@ class Judged:
     rows: int
     failing_rows: int
     reasons: Mapping[str, int]
+    clean: str  # the rows that keep every rule, in SQL
 
 
 def judge_rows(connection: "duckdb.DuckDBPyConnection", rows: str, rules: Sequence[RowRule]) -> Judged:
-    """Try every row of the relation `rows` (SQL) against every rule, into the temporary table `judged`."""
+    """Try every row of the relation `rows` (SQL) against every rule; where one fails, into the temporary table
+    `judged`."""
+    fails = " or ".join(["false", *(f"({rule.failing})" for rule in rules)])
+    ((total, failing),) = connection.execute(
+        f"select count(*), count(*) filter (fails) from (select {fails} as fails from {rows})"
+    ).fetchall()
+    if not failing:
+        return Judged(total, 0, {}, f"from {rows}")
     reasons = ", ".join(f"case when ({rule.failing}) then {literal(rule.reason)} end" for rule in rules)
     connection.execute(
         f"create or replace temp table judged as select *, "
         f"list_filter([{reasons}]::varchar[], lambda x: x is not null) as reasons from {rows}"
     )
     counts = connection.execute("select unnest(reasons) as reason, count(*) from judged group by 1 order by 2 desc, 1")
-    by_reason = dict(counts.fetchall())
-    total, failing = connection.execute(
-        "select count(*), count(*) filter (len(reasons) > 0) from judged"
-    ).fetchall()[0]  # fmt: skip
-    return Judged(total - failing, failing, by_reason)
+    clean = "select * exclude (reasons) from judged where len(reasons) = 0"
+    return Judged(total - failing, failing, dict(counts.fetchall()), clean)
 
 
-def write_clean(connection: "duckdb.DuckDBPyConnection", path: Path) -> None:
+def write_clean(connection: "duckdb.DuckDBPyConnection", path: Path, judged: Judged) -> None:
     """The judged rows that keep every rule, whole under `path` or not at all."""
-    _write(connection, "select * exclude (reasons) from judged where len(reasons) = 0", path)
+    _write(connection, judged.clean, path)
 
 
 def write_quarantine(connection: "duckdb.DuckDBPyConnection", path: Path, judged: Judged) -> None:

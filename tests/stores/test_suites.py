@@ -274,7 +274,7 @@ def test_rows_go_to_one_file_or_the_other(tmp_path: Path) -> None:
     with duckdb.connect() as connection:
         source = parquet_rows(str(tmp_path / "edges.parquet"))
         judged = judge_rows(connection, source, rules)
-        write_clean(connection, clean)
+        write_clean(connection, clean, judged)
         write_quarantine(connection, quarantine, judged)
         assert (judged.rows, judged.failing_rows) == (5, 5)
         assert pq.read_table(clean)["s"].to_pylist() == ["", " ", "a", "abc", "é"]
@@ -282,7 +282,9 @@ def test_rows_go_to_one_file_or_the_other(tmp_path: Path) -> None:
         assert reasons["it's"] == ["n between 0 and 50", "t in set value set ['a', 'abc', 'é']"]
         judged = judge_rows(connection, source, [])  # and once everything passes, nothing is left behind
         write_quarantine(connection, quarantine, judged)
-        assert (judged.rows, quarantine.exists()) == (10, False)
+        write_clean(connection, clean, judged)
+        assert (judged.rows, judged.failing_rows, judged.reasons, quarantine.exists()) == (10, 0, {}, False)
+        assert pq.read_table(clean).drop(["x", "y"]).equals(EDGES.drop(["x", "y"]))  # NaN equals nothing
 
 
 @pytest.mark.parametrize(

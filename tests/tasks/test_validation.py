@@ -101,6 +101,7 @@ def test_a_good_batch_is_published_with_its_warnings(home: Path) -> None:
     rows[3]["sensor"] = "b"
     validated, table = publish(home, rows)
     assert (table.rows, validated.rows, validated.quarantined_rows) == (10, 10, 0)
+    assert validated.uri == validated.batch.uri  # nothing was put aside, so that nothing is written again
     assert [(f.severity, f.scope, f.failing_rows) for f in validated.findings] == [("warning", "row", 1)]
     assert "sensor in set" in Path(validated.docs_uri).read_text()
     assert not list((home / "staging").rglob("*.*"))

@@ -28,7 +28,7 @@ class Boundary(NamedTuple):
 # In the order of the path. The second table, the second feature table and the second view are the middle ones of three.
 BOUNDARIES = {
     "staged": Boundary("tasks.ingestion", "_stage", 2),
-    "audited": Boundary("tasks.validation", "write_clean", 2),
+    "audited": Boundary("tasks.validation", "write_quarantine", 2),
     "committed": Boundary("tasks.stores.lake", "Lake.insert", 2),
     "features written": Boundary("tasks.stores.lake", "Lake.replace", 2),
     "half of materialization": Boundary("tasks.stores.feature_store", "FeatureStore._write_online", 2),
