@@ -76,8 +76,11 @@ def _fresh_sql(
 ) -> str:
     identity = ", ".join(f'"{column}"' for column in (*key, *TIMES))
     columns = "*" if table is None else ", ".join(f'"{column}"' for column, _ in lake.columns(connection, table))
-    first = f"row_number() over (partition by {identity} order by hash(staged)) = 1"
-    once = f"select {columns} from staged qualify {first}"
+    once = f"select {columns} from staged"
+    # Rows with hashes of their own are all different, and need not be sorted by what makes them equal.
+    ((repeated,),) = connection.execute(f"select count(*) - count(distinct hash({identity})) from staged").fetchall()
+    if repeated:
+        once += f" qualify row_number() over (partition by {identity} order by hash(staged)) = 1"
     existing = None if table is None else _overlapping(lake, connection, name, table)
     if not existing:
         return once
