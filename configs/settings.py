@@ -5,6 +5,7 @@ Everything defaults to one folder, so that removing it is a reset and two homes 
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -12,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tasks.core.threads import SHORT_SPINS
 
+PREFIX = "PERENNIAL_"
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -31,7 +33,7 @@ class Settings(BaseSettings):
     """Where the state lives. Each URI defaults to a place under `home`."""
 
     # No error and no log shows a value: a URI may hold a password.
-    model_config = SettingsConfigDict(env_prefix="PERENNIAL_", frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     home: Path = Field(default=Path(".perennial"), description="the folder of all state")
     lake_uri: str | None = Field(default=None, description="where Delta tables live; a path or an object store URI")
@@ -115,6 +117,12 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
+    """As the environment has them now; read anew only where that has changed, for runs ask hundreds of times."""
+    return _read(tuple((name, value) for name, value in os.environ.items() if name.upper().startswith(PREFIX)))
+
+
+@lru_cache(maxsize=1)
+def _read(_: tuple[tuple[str, str], ...]) -> Settings:
     return Settings()
 
 
