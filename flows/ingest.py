@@ -12,6 +12,7 @@ from tasks.ingestion import ingesting, publish_batch, stage_table
 from tasks.naming import run_name
 from tasks.refusals import collecting, noting_refusal
 from tasks.run import open_run
+from tasks.unpacking import unpacking_once
 from tasks.validation import validate_batch
 
 
@@ -25,11 +26,12 @@ def ingest(recipe: str, as_of: datetime | None = None, overrides: dict[str, Any]
     run = open_run(recipe, as_of, overrides)
     published: list[PublishedBatch] = []
     refused: list[PerennialError] = []
-    for name, table in run.recipe.tables.items():
-        with collecting(refused), noting_refusal(run.project, name, run.as_of), ingesting(run.project, name):
-            staged = stage_table(run.project, name, table, run.start, run.as_of)
-            validated = validate_batch(staged, table)
-            published.append(publish_batch(validated, table))
+    with unpacking_once(run.project, run.recipe.tables):
+        for name, table in run.recipe.tables.items():
+            with collecting(refused), noting_refusal(run.project, name, run.as_of), ingesting(run.project, name):
+                staged = stage_table(run.project, name, table, run.start, run.as_of)
+                validated = validate_batch(staged, table)
+                published.append(publish_batch(validated, table))
     if refused:
         raise refused[0]
     return published

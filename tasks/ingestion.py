@@ -19,6 +19,7 @@ from tasks.core.expressions import refuse_statements
 from tasks.core.records import BatchRef, PublishedBatch, ValidatedBatch, Window, digest
 from tasks.home import open_lake
 from tasks.leftovers import discard, unfinished_folder
+from tasks.unpacking import shared_places
 
 if TYPE_CHECKING:
     import duckdb
@@ -133,11 +134,12 @@ def _stage(
     moments = {"start": window.start, "end": window.end, "as_of": as_of}
     asked = {moment: value for moment, value in moments.items() if f"${moment}" in query}
     bounds = {"start": window.start, "end": window.end, "roots": load_settings().source_folders}
+    places = {"scratch": unpacked, "shared": shared_places()}
     try:
         files = [
             file
             for relation, source in {"source": table.source, **table.lookups}.items()
-            for file in register_source(connection, relation, source, scratch=unpacked, **bounds)
+            for file in register_source(connection, relation, source, **places, **bounds)
         ]
         confine(connection, files=files, folders=[str(folder)])
         try:

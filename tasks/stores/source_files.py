@@ -24,15 +24,23 @@ class UnreachableError(SourceError):
 
 
 def register_files(
-    connection: "duckdb.DuckDBPyConnection", name: str, source: Any, folder: Path, roots: Sequence[str]
+    connection: "duckdb.DuckDBPyConnection",
+    name: str,
+    source: Any,
+    folder: Path,
+    roots: Sequence[str],
+    shared: Path | None = None,
 ) -> list[str]:
+    """What is packed or lies elsewhere is unpacked into `folder`; or into `shared`, unless it is there already."""
     import duckdb
 
     path = resolve(source.path).removeprefix("file://")
     files = _allowed(connection, path, source.path, roots)
     # DuckDB would unpack a file as it reads it, and whatever comes of it.
     is_packed = any(file.endswith(".gz") for file in files)
-    local = _unpack(path, folder) if "://" in path or is_packed else path
+    local = path
+    if "://" in path or is_packed:
+        local = _unpack(path, folder) if shared is None else _unpack_once(path, shared)
     # Named one by one: a pattern would need its whole folder to be open to whatever reads it.
     read = list_files(connection, local)
     named = f"[{', '.join(map(literal, read))}]" if read else literal(local)
@@ -138,6 +146,16 @@ def _unpack(uri: str, folder: Path) -> str:
         ) from None  # fmt: skip
     if not files:
         raise SourceError(f"source {shown!r} matches no file", expected="at least one")
+    return str(folder / "*")
+
+
+def _unpack_once(uri: str, folder: Path) -> str:
+    """As `_unpack`, whole or not at all."""
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _unpack(uri, unfinished)
+        unfinished.replace(folder)
     return str(folder / "*")
 
 

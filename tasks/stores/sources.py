@@ -3,10 +3,11 @@
 import importlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.core.errors import PerennialError, SourceError
@@ -34,12 +35,14 @@ def register_source(
     end: datetime,
     scratch: Path,
     roots: Sequence[str] = (),
+    shared: Mapping[str, Path] = MappingProxyType({}),
 ) -> list[str]:
     """Make `source` a relation called `name`; the files that it reads. Nothing is held in memory; what does not lie on
     this machine's disk as a plain file is first streamed into `scratch`, so that the relation can be read more than
     once.
 
     `roots` are the folders and URIs that files may come from; none is anywhere. Installed packages always may.
+    `shared`: path of a file source -> where what is unpacked of it lies for others that read it too.
 
     Raises:
         SourceError: there is no such file, database or function, it may not or cannot be read, or it unpacks to far
@@ -54,7 +57,7 @@ def register_source(
             batches = _call(source.function, source.arguments, start, end)
             _spool(connection, name, (), batches, scratch / name, what=f"function {source.function!r}")
         case _:
-            return register_files(connection, name, source, scratch / name, roots)
+            return register_files(connection, name, source, scratch / name, roots, shared.get(source.path))
     return list_files(connection, str(scratch / name / "*"))
 
 
