@@ -21,6 +21,7 @@ from typing import Any
 from tasks.core import fit
 from tasks.core.fit_output import PARENT
 from tasks.core.forks import Fork, Forks
+from tasks.core.imports import importing
 from tasks.core.threads import SHORT_SPINS, SHORTEST_SPINS
 from tasks.stores import served_check
 
@@ -88,7 +89,8 @@ def own_path() -> list[str]:
 
 def main() -> None:
     fit.die_with_parent()
-    import_all()
+    with importing():
+        import_all()
     orders, ended = _Lines(sys.stdin.fileno()), os.pipe()
     for end in ended:
         os.set_blocking(end, False)
