@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import ModelError
 from tasks.core.forks import CAN_FORK
+from tasks.core.imports import importing
 from tasks.stores import served_check
 from tasks.stores.fork_server import fork
 from tasks.stores.served_check import is_repository
@@ -46,10 +47,11 @@ def importing_torch() -> Iterator[None]:
 
 
 def _import_torch() -> None:
-    for name in served_check.IMPORTS:
-        if name.startswith("torch"):
-            with suppress(ImportError):  # whoever needs it says so
-                importlib.import_module(name)
+    with importing():
+        for name in served_check.IMPORTS:
+            if name.startswith("torch"):
+                with suppress(ImportError):  # whoever needs it says so
+                    importlib.import_module(name)
 
 
 def load_model_folder(path: str) -> "ServedModel":
