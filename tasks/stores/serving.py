@@ -1,5 +1,6 @@
 """A model as it is served: saved so that it stands alone, loaded by its own code, and tried before it is registered."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import ModelError
 from tasks.core.forks import CAN_FORK
-from tasks.core.imports import importing
 from tasks.stores import served_check
 from tasks.stores.fork_server import fork
 from tasks.stores.served_check import is_repository
@@ -47,11 +47,12 @@ def importing_torch() -> Iterator[None]:
 
 
 def _import_torch() -> None:
-    with importing():
-        for name in served_check.IMPORTS:
-            if name.startswith("torch"):
-                with suppress(ImportError):  # whoever needs it says so
-                    importlib.import_module(name)
+    gc.disable()  # see `core.imports`; not frozen, for with it would be what the run has made and needs no more
+    for name in served_check.IMPORTS:
+        if name.startswith("torch"):
+            with suppress(ImportError):  # whoever needs it says so
+                importlib.import_module(name)
+    gc.enable()
 
 
 def load_model_folder(path: str) -> "ServedModel":
