@@ -5,6 +5,9 @@
 -- time. A correction takes the old value out and puts the new one in. Each row adds its value where it enters a window
 -- and takes it away where it leaves. These are whole numbers, which a double holds exactly up to 2^53 (and DuckDB sums
 -- twice as fast as big integers), so every build gives the same.
+--
+-- Whatever enters a window leaves it: the sums of one origin end at nothing, where those of the next begin. So they
+-- run over all rows in order, in one pass, which costs half of what sums that begin anew with each origin do.
 with known as (
     select
         origin,
@@ -53,8 +56,8 @@ sums as (
         sum(flights_7d) over running as flights_7d,
         sum(delay_7d) over running as delay_7d,
         sum(late_7d) over running as late_7d
-    from steps
-    window running as (partition by origin order by moment)
+    from (from steps order by origin, moment)
+    window running as (rows between unbounded preceding and current row)
 )
 select
     origin,
