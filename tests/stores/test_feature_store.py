@@ -258,6 +258,12 @@ def test_a_correction_of_the_same_time_replaces(folder: Path, lake: Lake, online
     assert served(store, at(3), "a") == [2]
 
 
+def test_two_newest_rows_of_one_key_are_refused(folder: Path, lake: Lake) -> None:
+    write(lake, [("a", at(0), at(0), 1), ("b", at(0), at(1), 2), ("b", at(0), at(1), 3)])
+    with pytest.raises(FeatureError, match=r"'speed' is ambiguous(.|\n)*b, 2024-03-10"):
+        materialize(open_store(folder), at(2))
+
+
 def test_an_online_store_that_was_lost_is_filled_again(folder: Path, lake: Lake) -> None:
     write(lake, [("a", at(0), at(0), 1), ("b", at(20), at(20), 2)])
     store = open_store(folder)
