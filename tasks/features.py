@@ -21,6 +21,7 @@ from tasks.core.errors import FeatureError
 from tasks.core.records import TableRef, digest
 from tasks.home import open_feature_store, open_lake
 from tasks.lookahead import INSTANT, bounded, refuse_look_ahead, show_known
+from tasks.stores.shared_session import SharedSession
 
 if TYPE_CHECKING:
     import duckdb
@@ -120,6 +121,8 @@ class Builder:
         self.lake, self.folder, self.sources, self.asked, self.as_of = lake, folder, sources, asked, as_of
         self.built: dict[str, Future[Built]] = {}
         self._building: list[str] = []
+        folders = [*(ref.uri for ref in sources.values()), *map(lake.at, self._files)]
+        self._session = SharedSession(lake, folders)
         is_small = max((ref.rows for ref in sources.values()), default=0) <= MOST_ROWS_BESIDE
         self._pool = ThreadPoolExecutor((lake.threads or os.cpu_count()) if is_small else 1)
 
@@ -128,6 +131,7 @@ class Builder:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._session.close()
 
     def begin(self, name: str) -> "Future[Built]":
         """Build the table as of the builder's moment; written only where something is new.
@@ -152,25 +156,27 @@ class Builder:
         self._building.pop()
         return self.built[name]
 
+    @cached_property
+    def _files(self) -> tuple[str, ...]:
+        """The tables of the project that have an SQL file."""
+        return tuple(sorted(file.stem for file in self.folder.glob("*.sql")))
+
     def _source(self, name: str, path: Path) -> TableRef:
         if name not in self.sources:
-            known = sorted({*self.sources, *(file.stem for file in self.folder.glob("*.sql"))})
+            known = sorted({*self.sources, *self._files})
             raise FeatureError(f"no table {name!r}", got=f"neither ingested, nor {path}", expected=f"one of {known}")
         return self.sources[name]
 
-    @cached_property
-    def _parser(self) -> "duckdb.DuckDBPyConnection":
-        return self.lake.session()
-
     def _tables_read(self, path: Path, sql: str) -> list[str]:
-        parsed = json.loads(self._parser.execute("select json_serialize_sql(?)", [sql]).fetchall()[0][0])
+        with self._session.connect() as parser:
+            parsed = json.loads(parser.execute("select json_serialize_sql(?)", [sql]).fetchall()[0][0])
         if parsed["error"]:
             raise FeatureError(f"{path} is not SQL", got=parsed["error_message"])
         # A name that is also a CTE's is kept where there is such a table: too many sources cost a rebuild, too few
         # would leave a feature stale.
         ctes = {entry["key"].lower() for node in _nodes(parsed) for entry in node.get("cte_map", {}).get("map", [])}
         names = sorted({node["table_name"] for node in _nodes(parsed) if node.get("type") == "BASE_TABLE"})
-        known = {*self.sources, *(file.stem for file in self.folder.glob("*.sql"))}
+        known = {*self.sources, *self._files}
         return [name for name in names if name.lower() not in ctes or (name in known and name != path.stem)]
 
     def _bring_up(self, path: Path, sql: str, begun: "dict[str, Future[Built]]") -> Built:
@@ -189,19 +195,17 @@ class Builder:
         start = self._start(build, last)
         if start >= build.end:
             return Built(self.lake.latest(name), 0)
-        from tasks.stores.confined import confine
-
-        with self.lake.session() as connection:
-            scans = {table: self.lake.scan(table, ref.version) for table, ref in sources.items()}
+        with self._session.connect() as connection:
+            scans = {table: self._session.scan(ref) for table, ref in sources.items()}
             show_known(connection, scans, build.end)
-            confine(connection, folders=[*(ref.uri for ref in sources.values()), self.lake.at(name)])
             asked = self.asked.get(name)
             rows = _run(connection, path, sql, start, build.end, asked)
             if start == BEGINNING:
                 refuse_look_ahead(connection, path, sql, scans, (*asked.key, *TIMES) if asked else ())
             since = None if start == BEGINNING else start
-            properties = build.properties(start)
-            return Built(self.lake.replace(name, connection.table("built_"), start=since, properties=properties), rows)
+            built, properties = connection.table("built_"), build.properties(start)
+            table = self.lake.replace(name, built, start=since, properties=properties, connection=connection)
+            return Built(table, rows)
 
     def _start(self, build: Build, last: Build | None) -> datetime:
         """Where the rows begin that can differ from those of the last build."""

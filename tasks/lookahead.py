@@ -21,10 +21,10 @@ RELATIVE, ABSOLUTE = 1e-9, 1e-12  # sums of floats may differ in their last digi
 
 
 def show_known(connection: "duckdb.DuckDBPyConnection", scans: Mapping[str, str], until: datetime) -> None:
-    """Views of the tables that a feature's SQL reads, of what was known before `until`."""
+    """Views of the tables that a feature's SQL reads, of what was known before `until`, on this connection alone."""
     for table, scan in scans.items():
         known = f"select * from {scan} where created_timestamp < timestamptz '{until.isoformat()}'"
-        connection.execute(f'create or replace view "{table}" as {known}')
+        connection.execute(f'create or replace temp view "{table}" as {known}')
 
 
 def bounded(sql: str) -> str:

@@ -161,16 +161,18 @@ class Lake:
         *,
         start: datetime | None,
         properties: Mapping[str, str],
+        connection: "duckdb.DuckDBPyConnection | None" = None,
     ) -> TableRef:
         """Put `source` in the place of every row with event_timestamp >= start (None: of every row), in one commit.
 
         A relation of DuckDB is a table in order of event_timestamp, on a connection that may write where this one
-        lies; Arrow comes in any order. The caller names the digest in `properties`.
+        lies; with `connection`, which is that one, no other is opened. Arrow comes in any order. The caller names the
+        digest in `properties`.
 
         Raises:
             LakeError: rows before `start`, other columns than the table has, or another writer at the same moment.
         """
-        return replace(self, name, source, start, properties)
+        return replace(self, name, source, start, properties, connection)
 
     # --- of a table as Delta has it -------------------------------------------------------------------
 

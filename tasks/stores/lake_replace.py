@@ -1,6 +1,7 @@
 """Replace a tail of a table of the lake, or all of it, in one commit, see `Lake.replace`."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,11 @@ def replace(
     source: "pa.RecordBatchReader | pa.Table | duckdb.DuckDBPyRelation",
     start: datetime | None,
     properties: Mapping[str, str],
+    connection: "duckdb.DuckDBPyConnection | None",
 ) -> TableRef:
     import duckdb
 
-    with writing(lake, name), lake.session() as connection:
+    with writing(lake, name), nullcontext(connection) if connection else lake.session() as connection:
         rows = source if isinstance(source, duckdb.DuckDBPyRelation) else put_in_order(connection, source)
         try:
             _put_in_place(lake, name, connection, rows, start, properties)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from tasks.core.errors import LakeError
+from tasks.stores.lake_sql import read_parquet
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,9 +88,9 @@ def cut_off(
     kept = [f"{folder}/{unquote(file['path'])}" for file in reaching if file.get(first) is None or file[first] < start]
     actions: list[Any] = [_removal(file) for file in reaching]
     if kept:
-        read = connection.read_parquet(kept, hive_partitioning=False)
-        before = read.filter(f"event_timestamp < timestamptz '{start.isoformat()}'").order("event_timestamp")
-        before.project(", ".join(f'"{column}"' for column in columns)).create("kept")
+        chosen = ", ".join(f'"{column}"' for column in columns)
+        before = f"from {read_parquet(kept)} where event_timestamp < timestamptz '{start.isoformat()}'"
+        connection.execute(f"create temp table kept as select {chosen} {before} order by event_timestamp")
         actions += write_months(connection.table("kept"), folder)
     return actions
 
