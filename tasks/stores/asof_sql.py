@@ -228,28 +228,6 @@ def all_sql(
     return f"select {selected} from {quote(table)} where {' and '.join(bounds) or 'true'}"
 
 
-def latest_sql(
-    table: str,
-    keys: Sequence[str],
-    columns: Sequence[str],
-    event: str,
-    created: str | None,
-    start: datetime,
-    end: datetime,
-) -> str:
-    """The newest row of each key whose event is in [start, end], of those that are known at `end`."""
-    quoted, event_ = [quote(key) for key in keys], quote(event)
-    created_ = f"coalesce({quote(created)}, {event_})" if created else event_
-    same = f"lead({event_}) over newest = {event_} and lead({created_}) over newest = {created_}"
-    return (
-        f"{all_sql(table, columns, event, start, end)} and {created_} <= {_literal(end)}"
-        f" and {' and '.join(f'{key} is not null' for key in quoted)}"
-        f" window newest as (partition by {', '.join(quoted)} order by {event_} desc, {created_} desc)"
-        f" qualify case when row_number() over newest > 1 then false"
-        f" when {same} then {_duplicate(table, quoted, event_)} else true end"
-    )
-
-
 def _literal(moment: datetime) -> str:
     utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     return f"timestamptz '{utc.isoformat()}'"

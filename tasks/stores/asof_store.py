@@ -17,9 +17,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from tasks.core.errors import FeatureError
-from tasks.stores.asof_sql import AMBIGUOUS, JoinedView, all_sql, join_sql, latest_sql, load_entities, quote
+from tasks.stores.asof_sql import AMBIGUOUS, JoinedView, all_sql, join_sql, load_entities, quote
 from tasks.stores.lake import Lake
 from tasks.stores.light_feast import feast  # noqa: F401  before what is imported of it
+from tasks.stores.newest_sql import newest_sql
 
 # isort: split
 from feast import FeatureView
@@ -89,7 +90,7 @@ class AsofOfflineStore(OfflineStore):
         """The newest row of each key whose event is in [start, end], of those that are known at `end`."""
         table, created = table_of(data_source), created_timestamp_column
         columns = [*join_key_columns, *feature_name_columns, timestamp_field, *([created] if created else [])]
-        query = latest_sql(table, join_key_columns, columns, timestamp_field, created, start_date, end_date)
+        query = newest_sql(table, join_key_columns, columns, timestamp_field, created, start_date, end_date)
         return AsofJob(config.offline_store, False, query=query, table=table)
 
     @staticmethod

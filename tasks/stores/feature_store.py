@@ -148,28 +148,24 @@ class FeatureStore:
                     end = datetime.fromisoformat(last["end"]) if last.get("build") == build else None
                     start = end - lookback if end and end <= as_of else BEGINNING
                     is_older = end is not None and end > as_of
-                    written[name] = self._write_online(store, known[name], table, start, as_of, is_older=is_older)
+                    written[name] = self._write_online(store, known[name], start, as_of, is_older=is_older)
                     state[f"materialized/{name}"] = json.dumps({"end": str(max(end or as_of, as_of)), "build": build})
         return written
 
     def _write_online(
-        self,
-        store: "feast.FeatureStore",
-        view: "feast.FeatureView",
-        table: str,
-        start: datetime,
-        end: datetime,
-        *,
-        is_older: bool,
+        self, store: "feast.FeatureStore", view: "feast.FeatureView", start: datetime, end: datetime, *, is_older: bool
     ) -> int:
-        from tasks.stores.asof_store import AsofJob
-        from tasks.stores.newest_sql import newest_sql
-
         provider, source, rows = _provider(store), view.batch_source, 0
-        event, created = source.timestamp_field, source.created_timestamp_column
-        columns = [*view.join_keys, *(feature.name for feature in view.features), event, created]
-        query = newest_sql(table, view.join_keys, columns, event, created, start, end)
-        job = AsofJob(store.config.offline_store, False, query=query, table=table)
+        job = provider.offline_store.pull_latest_from_table_or_query(
+            config=store.config,
+            data_source=source,
+            join_key_columns=list(view.join_keys),
+            feature_name_columns=[feature.name for feature in view.features],
+            timestamp_field=source.timestamp_field,
+            created_timestamp_column=source.created_timestamp_column,
+            start_date=start,
+            end_date=end,
+        )
         write = bulk_writer(provider, store.config) or feast_online.write
         for batch in job.stream(feast_online.READ_KEYS):
             keys = feast_online.key_protos(view, [batch.column(key).to_pylist() for key in view.join_keys])

@@ -139,9 +139,10 @@ def _validate(database: Path, suite: Any, limits: Mapping[str, Any], keywords: s
 
 def _result_of_none(suite: Suite) -> Any:
     """What `_validate` returns where there is nothing for it to do, which costs it a tenth of a second."""
-    from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
-
     from tasks.stores.light_gx import gx
+
+    # isort: split
+    from great_expectations.core.expectation_validation_result import ExpectationSuiteValidationResult
 
     asset = {"type": "table", "data_asset_name": "batch", "table_name": "batch", "schema_name": None}
     meta = {
@@ -154,9 +155,10 @@ def _result_of_none(suite: Suite) -> Any:
 
 def _build(suite: Suite) -> Any:
     """The suite as Great Expectations has it. `meta.line` tells a result's line, for results come in any order."""
-    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
-
     from tasks.stores.light_gx import gx
+
+    # isort: split
+    from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     built = []
     for number, e in enumerate(suite.expectations):
