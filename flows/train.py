@@ -17,7 +17,7 @@ from tasks.registering import register_challenger
 from tasks.rivals import find_rivals, trace_challenger
 from tasks.run import open_run
 from tasks.stores import fork_server
-from tasks.stores.serving import importing_torch
+from tasks.stores.serving import warming_up
 from tasks.tables import current_tables
 from tasks.tracking import track_evaluation, track_run
 from tasks.training import fit_model
@@ -54,7 +54,7 @@ def train(
     rivals = find_rivals(project, run.as_of)
     tables = current_tables(run, rivals.features)
     fork_server.prepare()
-    with importing_torch():
+    with warming_up():
         training_set = build_training_set(
             project, run.entity_table, sections.features, sections.label, sections.split, sections.audit,
             run.start, run.as_of, tables, rivals.features,

@@ -129,6 +129,7 @@ def import_all() -> None:
     for name in ("tasks.core.plots", "matplotlib.backends.backend_agg", *served_check.IMPORTS):
         with suppress(ImportError):  # then the order itself says so
             importlib.import_module(name)
+    served_check.know_packages()
 
 
 class _Lines:

@@ -36,6 +36,14 @@ def main() -> None:
     sys.exit(check(json.loads(order)))
 
 
+def know_packages() -> None:
+    """Let MLflow look once through all that is installed, half a second, which it does where it first asks of a
+    requirement whether it is met."""
+    from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
+
+    warn_dependency_requirement_mismatches(["mlflow"])
+
+
 def forget(repository: Path) -> None:
     """From here on nothing of the repository can be imported, and nothing of it is."""
     sys.path[:] = [path for path in sys.path if path and not is_repository(Path(path))]

@@ -33,12 +33,12 @@ CHECK_FILES = {"asked": "example.arrow", "answer": "answer.npy", "told": "told.t
 
 
 @contextmanager
-def importing_torch() -> Iterator[None]:
-    """Import what loading a model takes, seconds of it, beside what waits for queries; done at the end.
+def warming_up() -> Iterator[None]:
+    """Beside what waits for queries, do what the first model that is loaded and registered would wait for seconds for.
 
-    Of torch alone: two threads that import one package may see it half-made, and the other one imports no torch.
+    Of torch alone it imports: two threads that import one package may see it half-made, and the other imports no torch.
     """
-    thread = Thread(target=_import_torch, name="imports")
+    thread = Thread(target=_warm_up, name="warm up")
     thread.start()
     try:
         yield
@@ -46,12 +46,13 @@ def importing_torch() -> Iterator[None]:
         thread.join()
 
 
-def _import_torch() -> None:
+def _warm_up() -> None:
     gc.disable()  # see `core.imports`; not frozen, for with it would be what the run has made and needs no more
-    for name in served_check.IMPORTS:
-        if name.startswith("torch"):
-            with suppress(ImportError):  # whoever needs it says so
+    with suppress(ImportError):  # whoever needs it says so
+        for name in served_check.IMPORTS:
+            if name.startswith("torch"):
                 importlib.import_module(name)
+        served_check.know_packages()
     gc.enable()
 
 
