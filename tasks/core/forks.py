@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -66,19 +67,23 @@ class Forks:
 
 
 class Server:
-    """The process, and a thread that hears what it tells."""
+    """The process, and a thread that starts it and hears what it tells.
+
+    Linux ends a process that asked for it (`core.fit.die_with_parent`) with the thread that started it, so that must be
+    one that stays.
+    """
+
+    process: "subprocess.Popen[bytes]"
 
     def __init__(self, command: list[str], environment: Mapping[str, str]) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  closed with the server
         self._lock = threading.Lock()
         self._forks: list[Fork] = []
         self._is_dead = False
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment,
-            start_new_session=True, bufsize=0,
-        )  # fmt: skip
-        self._ear = threading.Thread(target=self._hear, name="fork server", daemon=True)
+        started: Future[None] = Future()
+        self._ear = threading.Thread(target=self._run, args=(command, environment, started), name="forks", daemon=True)
         self._ear.start()
+        started.result()
 
     def begin(self, order: Mapping[str, Any]) -> "Fork":
         """Raises: ChildProcessError: it is dead."""
@@ -98,7 +103,16 @@ class Server:
             raise ChildProcessError(self._said.read()[-2000:].decode(errors="replace"))
         return fork
 
-    def _hear(self) -> None:
+    def _run(self, command: list[str], environment: Mapping[str, str], started: "Future[None]") -> None:
+        try:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment,
+                start_new_session=True, bufsize=0,
+            )  # fmt: skip
+        except OSError as error:
+            started.set_exception(error)
+            return
+        started.set_result(None)
         assert self.process.stdout is not None
         for line in self.process.stdout:
             told = json.loads(line)

@@ -156,7 +156,11 @@ def _tell_ended(running: dict[int, int]) -> None:
 def _begin(order: dict[str, Any]) -> int:
     """The process id of the fork, which leads a process group of its own."""
     if (pid := os.fork()) == 0:
-        os._exit(run(order))
+        code = 1
+        try:
+            code = run(order)
+        finally:
+            os._exit(code)  # whatever comes, it must not go on as a second server
     with suppress(OSError):  # it has done so itself
         os.setpgid(pid, pid)
     return pid

@@ -74,6 +74,17 @@ def test_orders_are_carried_out_side_by_side_and_each_has_its_own_end(forks: For
         assert time.monotonic() - begun < 4, "the two long ones waited for each other"
 
 
+def test_one_outlives_the_thread_that_asked_for_it(forks: Forks, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(run, forks, tmp_path / "said").result()
+    server = forks.server
+    assert server is not None
+    time.sleep(0.3)  # the kernel would have ended it at once
+    assert server.process.poll() is None
+    assert run(forks, tmp_path / "said") == 0
+    assert forks.server is server
+
+
 def test_one_that_died_is_replaced(forks: Forks, tmp_path: Path) -> None:
     run(forks, tmp_path / "said")
     first = forks.server

@@ -66,6 +66,19 @@ class Home:
 
         return wait_until(find, f"run {run} does not become {state}", self.log)
 
+    def input(self, run: str, key: str) -> str:
+        """What a suspended run asks for, which Prefect keeps a moment after it has suspended it."""
+
+        def find() -> str:
+            try:
+                return json.dumps(self.ask(f"flow_runs/{run}/input/{key}", method="GET"))
+            except urllib.error.HTTPError as error:
+                if error.code != 404:
+                    raise
+                return ""
+
+        return wait_until(find, f"run {run} does not say what it asks for", self.log, seconds=30)
+
     def ask(self, path: str, method: str = "POST", body: object = None, **fields: object) -> Any:
         url, kind = f"http://127.0.0.1:{self.server}/api/{path}", {"Content-Type": "application/json"}
         data = None if method == "GET" else json.dumps(body or fields).encode()

@@ -6,6 +6,7 @@ Each test decides at a later moment than the one before, because nothing is deci
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import psutil
@@ -154,7 +155,11 @@ def state_type(home: Home, run: str) -> str:
 
 
 def is_fitting(home: Home) -> bool:
-    return any("tasks.core.fit" in command_of(process) for process in home.processes())
+    """Whether what forks fits and trees has a fork."""
+    servers = [process for process in home.processes() if "tasks.stores.fork_server" in command_of(process)]
+    with suppress(psutil.NoSuchProcess):
+        return any(process.children() for process in servers)
+    return False
 
 
 def command_of(process: psutil.Process) -> str:

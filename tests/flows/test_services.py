@@ -162,8 +162,7 @@ def test_a_run_that_waits_for_a_person_is_suspended_and_goes_on_with_their_answe
     suspended = home.wait_for(run, "Suspended")
     assert (home.ledger()[-1]["kind"], home.ledger()[-1]["champion"]) == ("waiting", champion)
     keys = suspended["state"]["state_details"]["run_input_keyset"]
-    description = home.ask(f"flow_runs/{run}/input/{keys['description']}", method="GET")
-    assert f"Is version {version} to serve, in place of version {champion}?" in json.dumps(description)
+    assert f"Is version {version} to serve, in place of version {champion}?" in home.input(run, keys["description"])
     answer = {"approve": True, "who": "Ada", "why": "looked at the slices"}
     assert home.ask(f"flow_runs/{run}/resume", run_input=answer)["status"] == "ACCEPT"
     home.wait_for(run, "Completed")

@@ -39,7 +39,9 @@ def join_looks_ahead(patch: pytest.MonkeyPatch) -> None:
     honest = asof_store.join_sql
 
     def ahead(*arguments: Any, **options: Any) -> str:
-        return honest(*arguments, **options).replace("e.time_ >= v0_.", "e.time_ + interval 1 hour >= v0_.")
+        query = honest(*arguments, **options)
+        assert "e.time_ >= v." in query
+        return query.replace("e.time_ >= v.", "e.time_ + interval 1 hour >= v.")
 
     patch.setattr(asof_store, "join_sql", ahead)
 
