@@ -22,6 +22,7 @@ from tasks.core.errors import FeatureError
 TIMESTAMP = "event_timestamp"
 KNOWN_TIME = "__known_time"
 PART_ROWS = 4_000_000  # entity rows that are joined at once: with what they find, they fit into memory
+WORTH_NUMBERS = 9  # columns for each view, from which carrying them costs more than coming back by number
 SAMPLED = 1_000  # one row of so many tells where to cut
 AMBIGUOUS = "two rows of one key"  # in DuckDB's error, by which it is told from others
 
@@ -136,27 +137,35 @@ def _part_sql(
 ) -> str:
     """`row_`, the entity columns and the features of the table `entities`, in the order of `row_`.
 
-    An ASOF join sorts both its sides with all that they carry. So each view is joined with times and keys alone, and
-    what it finds comes to the entity rows by their number.
+    An ASOF join sorts both its sides with all that they carry. Where that is much, each view is joined with times and
+    keys alone, and what it finds comes to the entity rows by their number.
     """
     first, last = connection.execute(f"select min(time_), max(time_) from {entities}").fetchall()[0]
+    is_wide = _carried(columns, views) > WORTH_NUMBERS * len(views)
     output = [f"e.time_ as {quote(name)}" if name == timestamp else f"e.{quote(name)}" for name in columns]
     joins = []
     for number, view in enumerate(views):
         alias = f"v{number}_"
-        needed = ", ".join(["row_", "time_", *dict.fromkeys(quote(key) for _, key in view.keys)])
-        on = [f"e.{quote(key)} = v.key{i}_" for i, (_, key) in enumerate(view.keys)]
-        fresh = f"v.event_ >= e.time_ - {_interval(view.ttl)}" if view.ttl else "true"
-        found = [f"case when {fresh} then v.feature{i}_ end as feature{i}_" for i in range(len(view.features))]
-        joins.append(
-            f"left join (select e.row_, {', '.join(['v.effective_', *found])}"
-            f" from (select {needed} from {entities}) e"
-            f" asof left join ({_visible_rows(connection, view, first, last)}) v"
-            f" on {' and '.join([*on, 'e.time_ >= v.effective_'])}) {alias} on {alias}.row_ = e.row_"
-        )
+        on = [f"e.{quote(key)} = {alias}.key{i}_" for i, (_, key) in enumerate(view.keys)]
+        found = f"({_visible_rows(connection, view, first, last)}) {alias}"
+        asof = f"asof left join {found} on {' and '.join([*on, f'e.time_ >= {alias}.effective_'])}"
+        if is_wide:
+            needed = ", ".join(["row_", "time_", *dict.fromkeys(quote(key) for _, key in view.keys)])
+            by_number = f"select e.row_, {alias}.* from (select {needed} from {entities}) e {asof}"
+            asof = f"left join ({by_number}) {alias} on {alias}.row_ = e.row_"
+        joins.append(asof)
+        fresh = f"{alias}.event_ >= e.time_ - {_interval(view.ttl)}" if view.ttl else "true"
         output += [f"{alias}.effective_ as {quote(view.name + KNOWN_TIME)}"] if known_times else []
-        output += [f"{alias}.feature{i}_ as {quote(name)}" for i, (_, name) in enumerate(view.features)]
+        output += [
+            f"case when {fresh} then {alias}.feature{i}_ end as {quote(name)}"
+            for i, (_, name) in enumerate(view.features)
+        ]
     return f"select e.row_, {', '.join(output)} from {entities} e {' '.join(joins)} order by e.row_"
+
+
+def _carried(columns: Sequence[str], views: Sequence[JoinedView]) -> int:
+    """Columns of the entity rows' side in a chain of joins, over all views: each one's features go on to the next."""
+    return sum(len(columns) + sum(len(before.features) for before in views[:number]) for number in range(len(views)))
 
 
 def _visible_rows(

@@ -40,8 +40,8 @@ def join_looks_ahead(patch: pytest.MonkeyPatch) -> None:
 
     def ahead(*arguments: Any, **options: Any) -> str:
         query = honest(*arguments, **options)
-        assert "e.time_ >= v." in query
-        return query.replace("e.time_ >= v.", "e.time_ + interval 1 hour >= v.")
+        assert "e.time_ >= v0_." in query
+        return query.replace("e.time_ >= v0_.", "e.time_ + interval 1 hour >= v0_.")
 
     patch.setattr(asof_store, "join_sql", ahead)
 

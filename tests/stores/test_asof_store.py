@@ -326,7 +326,11 @@ def cut_by(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    features=feature_strategy, entities=entity_strategy, ttl=st.sampled_from([0, 1, 4]), part=st.sampled_from([2, 100])
+    features=feature_strategy,
+    entities=entity_strategy,
+    ttl=st.sampled_from([0, 1, 4]),
+    part=st.sampled_from([2, 100]),
+    worth=st.sampled_from([0, 100]),
 )
 def test_join_equals_the_oracle(
     memory_lake: type[MemoryLake],
@@ -335,8 +339,10 @@ def test_join_equals_the_oracle(
     entities: Any,
     ttl: int,
     part: int,
+    worth: int,
 ) -> None:
     cut_by(monkeypatch, part)
+    monkeypatch.setattr(asof_sql, "WORTH_NUMBERS", worth)
     # One row is told at its event and by `created is null`: the same known time, so a duplicate in all but name.
     told = {(car, event, event if created is None else created) for car, event, created in features}
     features = [(*row, number) for number, row in enumerate(sorted(told, key=str))]
