@@ -21,6 +21,7 @@ from tasks.core.errors import FeatureError
 from tasks.core.records import TableRef, digest
 from tasks.home import open_feature_store, open_lake
 from tasks.lookahead import INSTANT, bounded, refuse_look_ahead, show_known
+from tasks.stores.repeats import may_repeat
 from tasks.stores.shared_session import SharedSession
 
 if TYPE_CHECKING:
@@ -242,15 +243,15 @@ def _run(
             expected={name: declared[name] for name in wrong},
             fix="name and cast the columns in the SQL, or declare them otherwise in the feature file",
         )
-    identity = ", ".join(f'"{column}"' for column in (*(asked.key if asked else ()), *TIMES))
-    # Hashes are cheaper to count than the keys themselves, which are looked at where two are the same.
-    counts = f"select count(*), {f'count(distinct hash({identity}))' if asked else 'count(*)'} from built_"
-    rows, different = connection.execute(counts).fetchall()[0]
-    doubled = f"select {identity}, count(*) as rows from built_ group by all having rows > 1 limit 1"
-    if rows > different and (found := connection.execute(doubled).fetchall()):
-        raise FeatureError(
-            f"{path} gives several rows of one key at one moment", got=found[0], expected=f"one per {identity}"
-        )
+    if asked:
+        identity = [f'"{column}"' for column in (*asked.key, *TIMES)]
+        named = ", ".join(identity)
+        doubled = f"select {named}, count(*) as rows from built_ group by all having rows > 1 limit 1"
+        if may_repeat(connection, "built_", identity) and (found := connection.execute(doubled).fetchall()):
+            raise FeatureError(
+                f"{path} gives several rows of one key at one moment", got=found[0], expected=f"one per {named}"
+            )
+    ((rows,),) = connection.execute("select count(*) from built_").fetchall()
     return int(rows)
 
 

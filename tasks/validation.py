@@ -15,6 +15,7 @@ from tasks.core.records import BatchRef, Finding, ValidatedBatch
 from tasks.events import announce_refusal
 from tasks.home import open_lake
 from tasks.leftovers import keep
+from tasks.stores.repeats import may_repeat
 from tasks.stores.row_rules import Judged, RowRule, judge_rows, row_rules, write_clean, write_quarantine
 from tasks.stores.suite_audit import audit
 from tasks.stores.suite_sql import parquet_rows
@@ -93,14 +94,11 @@ def contradictions(connection: "duckdb.DuckDBPyConnection", rows: str, table: Ta
 
     A row that comes twice does not contradict itself: it is inserted once.
     """
-    identity = ", ".join(f'"{column}"' for column in _identity(table))
-    # Keys with hashes of their own are keys of their own: a third of the time, and nearly always all there is to ask.
-    ((repeated,),) = connection.execute(f"select count(*) - count(distinct hash({identity})) from {rows}").fetchall()
-    if not repeated:
+    identity = [f'"{column}"' for column in _identity(table)]
+    if not may_repeat(connection, rows, identity):
         return 0
-    found = connection.execute(
-        f"select count(*) from (select 1 from {rows} as r group by {identity} having count(distinct hash(r)) > 1)"
-    )
+    keys = f"select 1 from {rows} as r group by {', '.join(identity)} having count(distinct hash(r)) > 1"
+    found = connection.execute(f"select count(*) from ({keys})")
     return int(found.fetchall()[0][0])
 
 

@@ -9,6 +9,7 @@ from tasks.core.records import TableRef
 from tasks.stores.lake_commit import CONFIGURATION, OvertakenError, committing, writing
 from tasks.stores.lake_sql import DIGEST_RANGE, ROW_HASHES, describe, iso, read_parquet
 from tasks.stores.month_files import MONTH, STATISTICS_STEP, TIMES
+from tasks.stores.repeats import may_repeat
 
 if TYPE_CHECKING:
     import duckdb
@@ -74,12 +75,11 @@ def _check_staged(lake: "Lake", connection: "duckdb.DuckDBPyConnection", name: s
 def _fresh_sql(
     lake: "Lake", connection: "duckdb.DuckDBPyConnection", name: str, table: "DeltaTable | None", key: Sequence[str]
 ) -> str:
-    identity = ", ".join(f'"{column}"' for column in (*key, *TIMES))
+    named = [f'"{column}"' for column in (*key, *TIMES)]
+    identity = ", ".join(named)
     columns = "*" if table is None else ", ".join(f'"{column}"' for column, _ in lake.columns(connection, table))
     once = f"select {columns} from staged"
-    # Rows with hashes of their own are all different, and need not be sorted by what makes them equal.
-    ((repeated,),) = connection.execute(f"select count(*) - count(distinct hash({identity})) from staged").fetchall()
-    if repeated:
+    if may_repeat(connection, "staged", named):
         once += f" qualify row_number() over (partition by {identity} order by hash(staged)) = 1"
     existing = None if table is None else _overlapping(lake, connection, name, table)
     if not existing:
