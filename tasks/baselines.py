@@ -16,7 +16,7 @@ from tasks.core.forks import CAN_FORK
 from tasks.core.records import Inputs, RowRange, TrainingSetRef, Window, digest
 from tasks.core.threads import SHORTEST_SPINS
 from tasks.leftovers import discard, unfinished_folder
-from tasks.stores.fork_server import carry_out, child_environment, last_words
+from tasks.stores.fork_server import carry_out, child_environment, failure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +100,7 @@ def _carry_out(page: Path, log: Path) -> str | None:
         code = subprocess.run(
             command, env=environment | SHORTEST_SPINS, stdout=file, stderr=subprocess.STDOUT, check=False
         ).returncode
-    said = last_words(log, code) if code else None
+    said = failure(log, code) if code else None
     log.unlink()
     return said
 

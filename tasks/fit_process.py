@@ -14,7 +14,6 @@ from tasks.core.fit_output import LOG
 from tasks.core.forks import CAN_FORK, Fork
 from tasks.stores.fork_server import child_environment, fork
 
-LOG_LINES = 20
 GRACE_SECONDS = 5.0  # a launcher of several processes needs a moment to end them
 
 
@@ -49,10 +48,6 @@ def end_group(child: Child) -> None:
 
 def _can_fork(devices: int) -> bool:
     return devices == 1 and CAN_FORK
-
-
-def last_lines(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from tasks.account import logger, step
 from tasks.core.errors import FitError
 from tasks.core.fit_output import LOG, finished, open_output, read_error, read_metrics, read_notes
 from tasks.core.records import FitResult, FitSpec, ModelRef, TrainingSetRef
-from tasks.fit_process import child_process, last_lines
+from tasks.fit_process import child_process
+from tasks.stores.fork_server import last_lines
 
 POLL_SECONDS = 0.2
 LARGE_GAP = 1.5  # validation loss over training loss, from which it is told

@@ -26,6 +26,7 @@ from tasks.core.threads import SHORT_SPINS, SHORTEST_SPINS
 from tasks.stores import served_check
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LOG_LINES = 20
 GIVES_WAY = 10  # what nobody waits for leaves the cores to what does
 forks = Forks("-m", "tasks.stores.fork_server")
 
@@ -61,15 +62,20 @@ def carry_out(work: str, argument: str, log: Path) -> str | None:
     try:
         with fork(work, argument, log) as child:
             code = child.wait()
-        return last_words(log, code) if code else None
+        return failure(log, code) if code else None
     except ChildProcessError as error:
         return str(error)
     finally:
         log.unlink(missing_ok=True)
 
 
-def last_words(log: Path, code: int) -> str:
-    return log.read_text(errors="replace").strip()[-2000:] or f"it ended with exit code {code} and said nothing"
+def failure(log: Path, code: int) -> str:
+    return last_lines(log) or f"it ended with exit code {code} and said nothing"
+
+
+def last_lines(log: Path) -> str:
+    """The end of what a child said. One that was killed at once has no log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:]) if log.exists() else ""
 
 
 def child_environment() -> dict[str, str]:

@@ -137,5 +137,6 @@ def test_one_that_is_killed_before_it_says_a_word_has_failed(tmp_path: Path, mon
     monkeypatch.setattr(fork_server, "forks", forks)
     said = fork_server.carry_out("work", f'{{"file": "{tmp_path}/said", "seconds": 9, "code": 0}}', tmp_path / "log")
     assert said == "it ended with exit code -9 and said nothing"
+    assert fork_server.failure(tmp_path / "no log", -9) == said
     assert not (tmp_path / "log").exists()
     forks.end()

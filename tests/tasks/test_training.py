@@ -16,7 +16,7 @@ from configs.sections.model import ModelSection
 from tasks.core.errors import FitError
 from tasks.core.records import FitResult, FitSpec, ModelRef, RowRange, TrainingSetRef, Window
 from tasks.stores import fork_server
-from tasks.training import fit_model, launch_fit, metric_rows
+from tasks.training import died, fit_model, launch_fit, metric_rows
 
 MakeFitSpec = Callable[..., FitSpec]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -113,6 +113,10 @@ def test_a_killed_fit_says_so(make_fit_spec: MakeFitSpec) -> None:
 
     with pytest.raises(FitError, match="ended with signal SIGKILL"):
         launch_fit(spec, kill)
+
+
+def test_a_fit_that_was_killed_before_its_first_word_says_so(tmp_path: Path) -> None:
+    assert "ended with signal SIGKILL" in str(died(-signal.SIGKILL, tmp_path / "child.log"))
 
 
 def test_a_killed_parent_takes_the_child_with_it(make_fit_spec: MakeFitSpec, tmp_path: Path) -> None:
