@@ -1,8 +1,9 @@
 """Train: the fit as a child process, its curves live in MLflow, its result or its reason to stop."""
 
 import signal
-import time
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,8 @@ def launch_fit(spec: FitSpec, on_metrics: Callable[[Metrics], None]) -> FitResul
                 on_metrics(new)
             reported = len(lines)
             if is_running:
-                time.sleep(POLL_SECONDS)
+                with suppress(subprocess.TimeoutExpired):  # its end is told at once
+                    child.wait(POLL_SECONDS)
     if (result := finished(spec)) is None:
         raise read_error(output) or died(child.returncode, output / LOG)
     return result
