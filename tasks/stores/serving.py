@@ -1,6 +1,5 @@
 """A model as it is served: saved so that it stands alone, loaded by its own code, and tried before it is registered."""
 
-import gc
 import importlib.util
 import json
 import os
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import ModelError
 from tasks.core.forks import CAN_FORK
+from tasks.core.imports import uncollected
 from tasks.stores import served_check
 from tasks.stores.fork_server import fork
 from tasks.stores.served_check import is_repository
@@ -47,13 +47,11 @@ def warming_up() -> Iterator[None]:
 
 
 def _warm_up() -> None:
-    gc.disable()  # see `core.imports`; not frozen, for with it would be what the run has made and needs no more
-    with suppress(ImportError):  # whoever needs it says so
+    with uncollected(), suppress(ImportError):  # whoever needs it says so
         for name in served_check.IMPORTS:
             if name.startswith("torch"):
                 importlib.import_module(name)
         served_check.know_packages()
-    gc.enable()
 
 
 def load_model_folder(path: str) -> "ServedModel":

@@ -2,7 +2,9 @@
 
 import gc
 
-from tasks.core.imports import importing
+import pytest
+
+from tasks.core.imports import importing, uncollected
 
 
 def test_nothing_is_collected_within_nor_looked_at_afterwards():
@@ -21,3 +23,11 @@ def test_nothing_is_collected_within_nor_looked_at_afterwards():
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def test_a_failure_in_the_middle_of_a_run_turns_it_on_again_and_freezes_nothing():
+    before = gc.get_freeze_count()
+    with pytest.raises(ZeroDivisionError), uncollected():
+        _ = 1 / gc.isenabled()  # it is off within
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == before
