@@ -6,9 +6,9 @@ moment it became known. That is why a build may start at the smallest known time
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from prefect import task
 from tasks.account import step
 from tasks.core.errors import FeatureError
 from tasks.core.records import TableRef, digest
+from tasks.feature_sql import parse, part_ends, tables_read
 from tasks.home import open_feature_store, open_lake
 from tasks.lookahead import INSTANT, bounded, refuse_look_ahead, show_known
 from tasks.stores.repeats import may_repeat
@@ -169,16 +170,8 @@ class Builder:
         return self.sources[name]
 
     def _tables_read(self, path: Path, sql: str) -> list[str]:
-        with self._session.connect() as parser:
-            parsed = json.loads(parser.execute("select json_serialize_sql(?)", [sql]).fetchall()[0][0])
-        if parsed["error"]:
-            raise FeatureError(f"{path} is not SQL", got=parsed["error_message"])
-        # A name that is also a CTE's is kept where there is such a table: too many sources cost a rebuild, too few
-        # would leave a feature stale.
-        ctes = {entry["key"].lower() for node in _nodes(parsed) for entry in node.get("cte_map", {}).get("map", [])}
-        names = sorted({node["table_name"] for node in _nodes(parsed) if node.get("type") == "BASE_TABLE"})
-        known = {*self.sources, *self._files}
-        return [name for name in names if name.lower() not in ctes or (name in known and name != path.stem)]
+        with self._session.connect() as connection:
+            return tables_read(parse(connection, path, sql), path, {*self.sources, *self._files})
 
     def _bring_up(self, path: Path, sql: str, begun: "dict[str, Future[Built]]") -> Built:
         name, last = path.stem, None
@@ -199,14 +192,20 @@ class Builder:
         with self._session.connect() as connection:
             scans = {table: self._session.scan(ref) for table, ref in sources.items()}
             show_known(connection, scans, build.end)
-            asked = self.asked.get(name)
-            rows = _run(connection, path, sql, start, build.end, asked)
-            if start == BEGINNING:
-                refuse_look_ahead(connection, path, sql, scans, (*asked.key, *TIMES) if asked else ())
-            since = None if start == BEGINNING else start
-            built, properties = connection.table("built_"), build.properties(start)
-            table = self.lake.replace(name, built, start=since, properties=properties, connection=connection)
-            return Built(table, rows)
+            asked, written = self.asked.get(name), 0
+            # Each part is committed as a build of its own: one that is killed goes on there.
+            ends = part_ends(connection, path, sql, sources.values(), start, build.end)
+            for end in ends:
+                written += _run(connection, path, sql, start, end, asked)
+                if start == BEGINNING or ends[0] != end == ends[-1]:
+                    refuse_look_ahead(connection, path, sql, scans, (*asked.key, *TIMES) if asked else ())
+                    show_known(connection, scans, build.end)
+                built, properties = connection.table("built_"), replace(build, end=end).properties(start)
+                since = None if start == BEGINNING else start
+                table = self.lake.replace(name, built, start=since, properties=properties, connection=connection)
+                connection.execute("drop table built_")  # before the next part, which needs the memory
+                start = end
+            return Built(table, written)
 
     def _start(self, build: Build, last: Build | None) -> datetime:
         """Where the rows begin that can differ from those of the last build."""
@@ -259,17 +258,6 @@ def _done(built: Built) -> "Future[Built]":
     future: Future[Built] = Future()
     future.set_result(built)
     return future
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object of a parsed query."""
-    if isinstance(tree, dict):
-        yield tree
-        for value in tree.values():
-            yield from _nodes(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from _nodes(value)
 
 
 def _said(lake: "Lake", ref: TableRef) -> dict[str, str]:

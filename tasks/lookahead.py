@@ -48,8 +48,9 @@ def refuse_look_ahead(
         told = moment + INSTANT
         show_known(connection, scans, told)
         bounds = {"start": moment - WINDOW, "end": told}
-        connection.execute(f"create or replace temp table told_ as {bounded(sql)}", bounds)
+        connection.execute(f"create temp table told_ as {bounded(sql)}", bounds)
         found = _differences(connection, bounds, identity)
+        connection.execute("drop table told_")
         if found:
             raise FeatureError(
                 f"{path} looks ahead",

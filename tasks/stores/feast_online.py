@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from feast.infra.provider import Provider
     from feast.repo_config import RepoConfig
 
-READ_KEYS = 5_000  # keys of one read or write; below SQLite's limit of variables in a query
+READ_KEYS = 5_000  # of one read; below SQLite's limit of variables in a query
+WRITE_KEYS = 20_000  # of one write
 
 
 def write(
-    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", keys: Sequence[Any],
-    batch: "pa.RecordBatch", *, only_newer: bool,
-) -> int:  # fmt: skip
+    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", batch: "pa.RecordBatch", *, only_newer: bool
+) -> int:
     """Any online store that Feast knows: see `online_rows.Write`; whether it is whole is the store's affair."""
     import pyarrow as pa
 
+    keys = key_protos(view, [batch.column(key).to_pylist() for key in view.join_keys])
     if only_newer:
         events = batch.column(view.batch_source.timestamp_field).to_pylist()
         there = provider.online_read(config, view, keys)

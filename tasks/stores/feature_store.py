@@ -167,9 +167,8 @@ class FeatureStore:
             end_date=end,
         )
         write = bulk_writer(provider, store.config) or feast_online.write
-        for batch in job.stream(feast_online.READ_KEYS):
-            keys = feast_online.key_protos(view, [batch.column(key).to_pylist() for key in view.join_keys])
-            rows += write(provider, store.config, view, keys, batch, only_newer=is_older)
+        for batch in job.stream(feast_online.WRITE_KEYS):
+            rows += write(provider, store.config, view, batch, only_newer=is_older)
         return rows
 
     def online(self, services: Sequence[str], rows: "pa.Table", *, as_of: datetime) -> "pa.Table":

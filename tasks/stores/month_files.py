@@ -90,7 +90,7 @@ def cut_off(
     if kept:
         chosen = ", ".join(f'"{column}"' for column in columns)
         before = f"from {read_parquet(kept)} where event_timestamp < timestamptz '{start.isoformat()}'"
-        connection.execute(f"create temp table kept as select {chosen} {before} order by event_timestamp")
+        connection.execute(f"create or replace temp table kept as select {chosen} {before} order by event_timestamp")
         actions += write_months(connection.table("kept"), folder)
     return actions
 

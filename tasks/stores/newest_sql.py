@@ -16,9 +16,11 @@ def newest_sql(
     start: datetime,
     end: datetime,
 ) -> str:
-    """The newest row of each key whose event is in [start, end], of those that are known at `end`.
+    """The newest row of each key whose event is in [start, end], of those that are known at `end`, in order of keys.
 
-    Of the rows only times and keys are looked at; the other columns are read of the newest alone.
+    An online store keeps its rows by key: keys that follow each other are written to pages that do. In any other order
+    every batch would touch all of them. Of the rows only times and keys are looked at; the other columns are read of
+    the newest alone.
     """
     names, event_ = [quote(key) for key in keys], quote(event)
     key, created_ = ", ".join(names), f"coalesce({quote(created)}, {event_})" if created else event_
@@ -31,5 +33,5 @@ def newest_sql(
         f" semi join (select {key}, max({event_}) as {event_} from ({events}) group by {key}) using ({key}, {event_})"
         f" window newest as (partition by {key} order by {created_} desc)"
         f" qualify case when row_number() over newest > 1 then false"
-        f" when lead({created_}) over newest = {created_} then {twice} else true end"
+        f" when lead({created_}) over newest = {created_} then {twice} else true end order by {key}"
     )

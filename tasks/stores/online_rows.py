@@ -1,12 +1,14 @@
 """Rows into Feast's online stores in bulk: the same rows that Feast writes, without an object for each value.
 
 Feast makes a protobuf message of every value and, in SQL, runs a statement for each; here the few bytes that such a
-message is serialised to are put together directly, and one statement runs over all rows.
+message is serialised to are put together directly, a column at a time, and one statement runs over all rows.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from tasks.stores.feast_online import key_protos
 
 if TYPE_CHECKING:
     import feast
@@ -14,9 +16,15 @@ if TYPE_CHECKING:
     from feast.infra.provider import Provider
     from feast.repo_config import RepoConfig
 
-Encoded = tuple[bytes, str | None]  # a value as Feast keeps it, and as text
-MISSING: Encoded = (b"", None)
 _VARINT, _EIGHT_BYTES, _LENGTH = 0, 1, 2  # protobuf's wire types
+
+
+class Cells(NamedTuple):
+    """A column as Feast's stores keep it: each value as a serialised `Value` message (a missing one is empty), and as
+    text."""
+
+    values: list[bytes]
+    texts: list[str | None]
 
 
 class Write(Protocol):
@@ -26,8 +34,8 @@ class Write(Protocol):
     """
 
     def __call__(
-        self, provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", keys: Sequence[Any],
-        batch: "pa.RecordBatch", *, only_newer: bool,
+        self, provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", batch: "pa.RecordBatch", *,
+        only_newer: bool,
     ) -> int: ...  # fmt: skip
 
 
@@ -45,55 +53,75 @@ def bulk_writer(provider: "Provider", config: "RepoConfig") -> Write | None:
     return None if more else writers.get(f"{store.__module__}.{store.__qualname__}")
 
 
-def pack_keys(config: "RepoConfig", keys: Sequence[Any]) -> list[bytes]:
+def pack_keys(config: "RepoConfig", view: "feast.FeatureView", batch: "pa.RecordBatch") -> list[bytes]:
+    """Each row's key as Feast's `serialize_entity_key` gives it.
+
+    Source: https://github.com/feast-dev/feast, `feast/infra/key_encoding_utils.py`, version 3: the number of key
+    columns, in order of their names; type, length and bytes of each name; then the same of each value.
+    """
     from feast.infra.key_encoding_utils import serialize_entity_key
 
-    version = config.entity_key_serialization_version
-    return [serialize_entity_key(key, entity_key_serialization_version=version) for key in keys]
+    version, names = config.entity_key_serialization_version, sorted(view.join_keys)
+    kinds = {column.name: column.dtype.to_value_type().name for column in view.entity_columns}
+    columns = {name: batch.column(name).to_pylist() for name in view.join_keys}
+    if version != 3 or any(kinds[name] not in _KEY_BYTES or None in columns[name] for name in names):
+        protos = key_protos(view, list(columns.values()))
+        return [serialize_entity_key(key, entity_key_serialization_version=version) for key in protos]
+    head = struct.pack("<I", len(names)) + b"".join(_key_part("STRING", name) for name in names)
+    parts = [[_key_part(kinds[name], value) for value in columns[name]] for name in names]
+    return [head + b"".join(values) for values in zip(*parts, strict=True)]
 
 
-def encode_features(view: "feast.FeatureView", batch: "pa.RecordBatch") -> dict[str, list[Encoded]]:
+def _key_part(kind: str, value: Any) -> bytes:
+    from feast.protos.feast.types.Value_pb2 import ValueType
+
+    data = _KEY_BYTES[kind](value)
+    return struct.pack("<II", ValueType.Enum.Value(kind), len(data)) + data
+
+
+_KEY_BYTES: dict[str, Callable[[Any], bytes]] = {
+    "STRING": str.encode,
+    "INT64": struct.Struct("<q").pack,
+    "INT32": struct.Struct("<i").pack,
+}
+
+
+def encode_features(view: "feast.FeatureView", batch: "pa.RecordBatch") -> dict[str, Cells]:
     """Feature -> its values, in the order of the batch."""
     return {
-        feature.name: encode(feature.dtype.to_value_type(), batch.column(feature.name).to_pylist())
-        for feature in view.features
+        feature.name: encode(feature.dtype.to_value_type(), batch.column(feature.name)) for feature in view.features
     }
 
 
-def cell_rows(
-    view: "feast.FeatureView", keys: list[bytes], batch: "pa.RecordBatch", moments: Callable[[str], Sequence[Any]]
-) -> Iterator[tuple[Any, ...]]:
-    """One row per key and feature, as Feast's SQL stores keep them. `moments` gives a time column as the store's own.
-
-    Rows of one key lie beside each other in the table's index, and keys that follow each other on one page.
-    """
-    source = view.batch_source
-    events, created = moments(source.timestamp_field), moments(source.created_timestamp_column)
-    encoded = list(encode_features(view, batch).items())
-    for place in sorted(range(len(keys)), key=keys.__getitem__):
-        key, event, told = keys[place], events[place], created[place]
-        for name, values in encoded:
-            value, text = values[place]
-            yield key, name, value, text, event, told
-
-
-def encode(kind: Any, values: Sequence[Any]) -> list[Encoded]:
-    """Values of a Feast value type as Feast's `Value` messages, serialised; a missing one is an empty message."""
+def encode(kind: Any, column: "pa.Array") -> Cells:
+    """Values of a Feast value type."""
     from feast import ValueType
     from feast.infra.online_stores.helpers import extract_text_and_num
     from feast.type_map import python_values_to_proto_values
 
-    encoders: dict[Any, Callable[[Any], Encoded]] = {
-        ValueType.DOUBLE: _double("double_val"),
-        ValueType.INT64: _whole("int64_val"),
-        ValueType.INT32: _whole("int32_val"),
-        ValueType.STRING: _string("string_val"),
-    }
-    if kind not in encoders:
-        protos = python_values_to_proto_values(list(values), kind)
-        return [(proto.SerializeToString(), extract_text_and_num(proto, False)[0]) for proto in protos]
-    one = encoders[kind]
-    return [MISSING if value is None or value != value else one(value) for value in values]
+    if kind == ValueType.DOUBLE:
+        return _doubles(column)
+    if kind in (ValueType.INT64, ValueType.INT32, ValueType.STRING):
+        one = _string("string_val") if kind == ValueType.STRING else _whole(f"{kind.name.lower()}_val")
+        values = column.to_pylist()
+        # Counts and names repeat: each is put together once.
+        known = {value: (b"", None) if value is None else one(value) for value in set(values)}
+        return Cells([known[value][0] for value in values], [known[value][1] for value in values])
+    protos = python_values_to_proto_values(column.to_pylist(), kind)
+    texts = [extract_text_and_num(proto, False)[0] for proto in protos]
+    return Cells([proto.SerializeToString() for proto in protos], texts)
+
+
+def _doubles(column: "pa.Array") -> Cells:
+    import numpy as np
+
+    numbers = column.to_numpy(zero_copy_only=False)  # a null is NaN, which is missing, too
+    messages = np.empty(len(numbers), [("tag", "u1"), ("number", "<f8")])
+    messages["tag"], messages["number"] = _tag("double_val", _EIGHT_BYTES), numbers
+    values, texts = messages.view(f"V{messages.itemsize}").tolist(), list(map(str, numbers.tolist()))
+    for place in np.flatnonzero(np.isnan(numbers)).tolist():
+        values[place], texts[place] = b"", None
+    return Cells(values, texts)
 
 
 def _tag(field: str, wire_type: int) -> int:
@@ -102,20 +130,15 @@ def _tag(field: str, wire_type: int) -> int:
     return Value.DESCRIPTOR.fields_by_name[field].number << 3 | wire_type
 
 
-def _double(field: str) -> Callable[[float], Encoded]:
-    tag, pack = _tag(field, _EIGHT_BYTES), struct.Struct("<Bd").pack
-    return lambda value: (pack(tag, value), str(value))
-
-
-def _whole(field: str) -> Callable[[int], Encoded]:
+def _whole(field: str) -> Callable[[int], tuple[bytes, str]]:
     tag = varint(_tag(field, _VARINT))
     return lambda value: (tag + varint(value), str(value))
 
 
-def _string(field: str) -> Callable[[str], Encoded]:
+def _string(field: str) -> Callable[[str], tuple[bytes, str]]:
     tag = varint(_tag(field, _LENGTH))
 
-    def one(value: str) -> Encoded:
+    def one(value: str) -> tuple[bytes, str]:
         data = value.encode()
         return tag + varint(len(data)) + data, value
 

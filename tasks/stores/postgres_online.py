@@ -4,10 +4,10 @@ Feast's own write gives a time without its zone, which a server in another zone 
 times keep theirs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tasks.stores.online_rows import cell_rows, pack_keys
+from tasks.stores.online_rows import encode_features, pack_keys
 
 if TYPE_CHECKING:
     import feast
@@ -22,9 +22,8 @@ COLUMNS = {
 
 
 def write(
-    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", keys: Sequence[Any],
-    batch: "pa.RecordBatch", *, only_newer: bool,
-) -> int:  # fmt: skip
+    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", batch: "pa.RecordBatch", *, only_newer: bool
+) -> int:
     """See `online_rows.Write`. One transaction."""
     from feast.infra.online_stores.postgres_online_store.postgres import _table_id
     from psycopg import sql
@@ -33,14 +32,13 @@ def write(
     names = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
     news = sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in list(COLUMNS)[2:])
     guard = sql.SQL("where excluded.event_ts > {}.event_ts").format(table) if only_newer else sql.SQL("")
-    rows = cell_rows(view, pack_keys(config, keys), batch, lambda name: batch.column(name).to_pylist())
     with provider.online_store._get_conn(config) as connection, connection.transaction(), connection.cursor() as cursor:  # type: ignore[attr-defined]
         cursor.execute(
             sql.SQL("create temp table incoming on commit drop as select {} from {} limit 0").format(names, table)
         )
         with cursor.copy(sql.SQL("copy incoming ({}) from stdin (format binary)").format(names)) as copy:
             copy.set_types(list(COLUMNS.values()))
-            for row in rows:
+            for row in _rows(config, view, batch):
                 copy.write_row(row)
         cursor.execute(
             sql.SQL(
@@ -48,3 +46,12 @@ def write(
             ).format(table, names, names, news, guard)
         )
         return int(cursor.rowcount) // len(view.features)
+
+
+def _rows(config: "RepoConfig", view: "feast.FeatureView", batch: "pa.RecordBatch") -> Iterator[tuple[Any, ...]]:
+    """One of each key and feature."""
+    source, keys = view.batch_source, pack_keys(config, view, batch)
+    times = [batch.column(name).to_pylist() for name in (source.timestamp_field, source.created_timestamp_column)]
+    for name, cells in encode_features(view, batch).items():
+        for key, value, text, event, created in zip(keys, *cells, *times, strict=True):
+            yield key, name, value, text, event, created

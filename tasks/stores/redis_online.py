@@ -3,7 +3,6 @@
 Feast's own write leaves a value that came later for the same event time unwritten (a correction); here it replaces.
 """
 
-from collections.abc import Sequence
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,8 @@ SECONDS, NANOS = b"\x08", b"\x10"  # tags of protobuf's Timestamp
 
 
 def write(
-    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", keys: Sequence[Any],
-    batch: "pa.RecordBatch", *, only_newer: bool,
-) -> int:  # fmt: skip
+    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", batch: "pa.RecordBatch", *, only_newer: bool
+) -> int:
     """See `online_rows.Write`. What is older is found before: two writers at once are kept apart by whoever calls."""
     import pyarrow as pa
     from feast.infra.online_stores.helpers import _mmh3
@@ -30,10 +28,10 @@ def write(
     store: Any = provider.online_store
     client, name = store._get_client(config.online_store), _versioned_fv_name(view, config)
     time_field, life = f"_ts:{name}", config.online_store.key_ttl_seconds
-    packed = [key + config.project.encode() for key in pack_keys(config, keys)]
+    packed = [key + config.project.encode() for key in pack_keys(config, view, batch)]
     moments = batch.column(view.batch_source.timestamp_field).cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     events = moments.to_pylist()
-    encoded = [(_mmh3(f"{name}:{feature}"), values) for feature, values in encode_features(view, batch).items()]
+    encoded = [(_mmh3(f"{name}:{feature}"), cells.values) for feature, cells in encode_features(view, batch).items()]
     chosen: list[int] = list(range(len(packed)))
     if only_newer:
         with client.pipeline(transaction=False) as pipe:
@@ -45,7 +43,7 @@ def write(
         )
     with client.pipeline(transaction=False) as pipe:
         for place in chosen:
-            cells: dict[Any, bytes] = {field: values[place][0] for field, values in encoded}
+            cells: dict[Any, bytes] = {field: values[place] for field, values in encoded}
             pipe.hset(packed[place], mapping={time_field: _timestamp(events[place]), **cells})
             if life:
                 pipe.expire(packed[place], life)

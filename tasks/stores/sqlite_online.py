@@ -1,9 +1,9 @@
 """Rows into Feast's SQLite online store in bulk."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING
 
-from tasks.stores.online_rows import cell_rows, pack_keys
+from tasks.stores.online_rows import encode_features, pack_keys
 
 if TYPE_CHECKING:
     import feast
@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from feast.infra.provider import Provider
     from feast.repo_config import RepoConfig
 
-COLUMNS = ("entity_key", "feature_name", "value", "value_text", "event_ts", "created_ts")
+COLUMNS = ("entity_key", "event_ts", "created_ts", "feature_name", "value", "value_text")
 
 
 def write(
-    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", keys: Sequence[Any],
-    batch: "pa.RecordBatch", *, only_newer: bool,
-) -> int:  # fmt: skip
-    """See `online_rows.Write`. One transaction; times are whole seconds."""
+    provider: "Provider", config: "RepoConfig", view: "feast.FeatureView", batch: "pa.RecordBatch", *, only_newer: bool
+) -> int:
+    """See `online_rows.Write`. One transaction; times are whole seconds.
+
+    A statement writes all features of a key, which names its key and times once.
+    """
     import pyarrow as pa
     from feast.infra.online_stores import sqlite
 
@@ -27,14 +29,25 @@ def write(
         return list(moments.cast(pa.int64()).to_pylist())
 
     table = sqlite._table_id(config.project, view, config.registry.enable_online_feature_view_versioning)
-    name = sqlite._quote_id(table)
-    news = ", ".join(f"{column} = excluded.{column}" for column in COLUMNS[2:])
-    guard = f" where excluded.event_ts > {name}.event_ts" if only_newer else ""
+    source, features = view.batch_source, encode_features(view, batch)
+    keys = pack_keys(config, view, batch)
+    times = [seconds(source.timestamp_field), seconds(source.created_timestamp_column)]
     connection = provider.online_store._get_conn(config)  # type: ignore[attr-defined]
     with connection:
         done = connection.executemany(
-            f"insert into {name} ({', '.join(COLUMNS)}) values (?, ?, ?, ?, ?, ?)"
-            f" on conflict (entity_key, feature_name) do update set {news}{guard}",
-            cell_rows(view, pack_keys(config, keys), batch, seconds),
+            _upsert(sqlite._quote_id(table), list(features), only_newer=only_newer),
+            zip(keys, *times, *chain.from_iterable(features.values()), strict=True),
         )
-    return int(done.rowcount) // len(view.features)
+    return int(done.rowcount) // len(features)
+
+
+def _upsert(table: str, features: list[str], *, only_newer: bool) -> str:
+    """Its parameters: key, event and created time, then value and text of each feature."""
+    names = [feature.replace("'", "''") for feature in features]
+    rows = [f"(?1, ?2, ?3, '{name}', ?{4 + 2 * place}, ?{5 + 2 * place})" for place, name in enumerate(names)]
+    news = [f"{column} = excluded.{column}" for column in COLUMNS if column not in ("entity_key", "feature_name")]
+    guard = f" where excluded.event_ts > {table}.event_ts" if only_newer else ""
+    return (
+        f"insert into {table} ({', '.join(COLUMNS)}) values {', '.join(rows)}"
+        f" on conflict (entity_key, feature_name) do update set {', '.join(news)}{guard}"
+    )

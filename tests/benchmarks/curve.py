@@ -30,8 +30,8 @@ from tests.benchmarks.many_flights import REAL_ROWS
 from tests.benchmarks.measuring import Cost, machine, measure, typical
 
 DOCS = Path(__file__).parents[2] / "docs"
-COPIES, LARGEST = (1, 10, 100), 100
-FEATURE_TABLE = "departures_by_dest"
+COPIES = (1, 10, 100)
+FEATURE_TABLE, FEATURE_SOURCES = "departures_by_dest", ["departures"]
 ROUNDS_OF_INGEST = 3
 
 
@@ -43,14 +43,6 @@ class Point:
     rows: int
     cpu_seconds: float
     peak_mb: float
-
-
-@dataclass(frozen=True)
-class Work:
-    """`measure` takes a folder of its own and how many times the real rows."""
-
-    measure: Callable[[str, int], Cost]
-    most_copies: int = LARGEST
 
 
 # --- the works ------------------------------------------------------------------------------------
@@ -74,7 +66,7 @@ def _ingest(folder: str, copies: int) -> Cost:
 
 
 def _features(folder: str, copies: int) -> Cost:
-    measure(bench_features.MAKE, home=folder, copies=copies)
+    measure(bench_features.MAKE, home=folder, copies=copies, tables=FEATURE_SOURCES)
     return measure(f"{bench_features.HERE}:ours", bench_features.IMPORTS, home=folder, tables=[FEATURE_TABLE])
 
 
@@ -110,16 +102,16 @@ def _scoring(folder: str, copies: int) -> Cost:
     return Cost(sum(parts.values()), wall, done.import_seconds, done.peak_mb, parts)
 
 
-# A hundred times as many features or keys take hours.
-WORKS = {
-    "join": Work(_join),
-    "ingest": Work(_ingest),
-    "validation": Work(_validation),
-    "drift": Work(_drift),
-    "scoring": Work(_scoring),
-    "fit from disk": Work(_fit),
-    "features": Work(_features, most_copies=10),
-    "materialize": Work(_materialize, most_copies=10),
+# Each takes a folder of its own and how many times the real rows.
+WORKS: dict[str, Callable[[str, int], Cost]] = {
+    "join": _join,
+    "ingest": _ingest,
+    "validation": _validation,
+    "drift": _drift,
+    "scoring": _scoring,
+    "fit from disk": _fit,
+    "features": _features,
+    "materialize": _materialize,
 }
 
 
@@ -150,10 +142,10 @@ def measure_all(path: Path, works: list[str], copies: list[int]) -> None:
     for times in sorted(copies):
         for name in works:
             points, rows = read(path), times * REAL_ROWS
-            if times > WORKS[name].most_copies or any((one.work, one.rows) == (name, rows) for one in points):
+            if any((one.work, one.rows) == (name, rows) for one in points):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                cost = WORKS[name].measure(folder, times)
+                cost = WORKS[name](folder, times)
             print(f"{name:14}{rows:12,} rows {cost}", flush=True)
             write(path, [*points, Point(name, rows, cost.cpu_seconds, cost.peak_mb)])
 

@@ -73,7 +73,9 @@ def _months() -> Iterator[tuple[datetime, datetime]]:
     yield from itertools.pairwise(firsts)
 
 
-def references(tables: tuple[str, ...] = (*COPIED, *SMALL)) -> tuple[TableRef, ...]:
+def references() -> tuple[TableRef, ...]:
+    """The tables that were made."""
     from tasks.home import open_lake
 
-    return tuple(open_lake(PROJECT).latest(name) for name in tables)
+    lake = open_lake(PROJECT)
+    return tuple(lake.latest(name) for name in (*COPIED, *SMALL) if lake.exists(name))

@@ -47,12 +47,12 @@ def known_time(row: Row) -> datetime:
 
 
 def newest(rows: list[Row]) -> list[Row]:
-    """By SQL, in order of key."""
+    """By SQL."""
     with duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         connection.register("seen", pa.Table.from_pylist(rows, SCHEMA))
         query = newest_sql("seen", ("car", "lane"), COLUMNS, "event_timestamp", "created_timestamp", START, END)
-        return list(connection.sql(f"from ({query}) order by all").to_arrow_table().to_pylist())
+        return list(connection.sql(query).to_arrow_table().to_pylist())
 
 
 @settings(deadline=None)

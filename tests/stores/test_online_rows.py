@@ -5,17 +5,22 @@ import math
 import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from feast import ValueType
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import extract_text_and_num
 from feast.type_map import python_values_to_proto_values
+from feast.types import Int32, Int64, String, UnixTimestamp
 from redis import Redis
 
 from tasks.stores import feature_store
+from tasks.stores.feast_online import key_protos
 from tasks.stores.lake import Lake
-from tasks.stores.online_rows import encode
+from tasks.stores.online_rows import encode, pack_keys
 from tests.benchmarks import bench_materialize
 from tests.stores import online_servers
 
@@ -37,7 +42,33 @@ MOMENT = datetime(2013, 3, 10, 2, 30, tzinfo=UTC)
 )
 def test_values_are_feasts_to_the_byte(kind: ValueType, values: list[Any]) -> None:
     protos = python_values_to_proto_values(values, kind)
-    assert encode(kind, values) == [(p.SerializeToString(), extract_text_and_num(p, False)[0]) for p in protos]
+    column = pa.array(values, from_pandas=False)
+    assert encode(kind, column) == (
+        [proto.SerializeToString() for proto in protos],
+        [extract_text_and_num(proto, False)[0] for proto in protos],
+    )
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"tail": pa.array(["", "N1", "é", "x" * 300])},
+        {"number": pa.array([0, -1, 2**63 - 1, -(2**63)])},
+        {"z": pa.array([1, -1], pa.int32()), "a": pa.array(["b", "a"])},  # in order of names, whatever the view's
+        {"day": pa.array([MOMENT, MOMENT - timedelta(days=20_000)]), "a": pa.array(["b", "a"])},  # left to Feast
+    ],
+    ids=lambda columns: "-".join(columns),
+)
+def test_keys_are_feasts_to_the_byte(columns: dict[str, pa.Array]) -> None:
+    kinds = {pa.string(): String, pa.int64(): Int64, pa.int32(): Int32}
+    fields = [Field(name=name, dtype=kinds.get(column.type, UnixTimestamp)) for name, column in columns.items()]
+    entities = [Entity(name=f.name, join_keys=[f.name], value_type=f.dtype.to_value_type()) for f in fields]
+    source = FileSource(name="wide", path="lake://wide", timestamp_field="event_timestamp")
+    view = FeatureView(name="wide", entities=entities, schema=[*fields, Field(name="x", dtype=String)], source=source)
+    config = SimpleNamespace(entity_key_serialization_version=3)
+    protos = key_protos(view, [columns[name].to_pylist() for name in view.join_keys])
+    expected = [serialize_entity_key(proto, entity_key_serialization_version=3) for proto in protos]
+    assert pack_keys(config, view, pa.record_batch(columns)) == expected
 
 
 def test_rows_are_those_that_feast_writes(

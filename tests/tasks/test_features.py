@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from configs.recipe import load_recipe
 from configs.settings import Settings
-from tasks import features
+from tasks import feature_sql, features
 from tasks.core.errors import FeatureError
 from tasks.core.records import TableRef
 from tasks.features import BEGINNING, build_features, materialize_features
@@ -353,6 +353,35 @@ def test_incremental_equals_whole(home: Path, tmp_path: Path, monkeypatch: pytes
     for name, table in expected.items():
         assert got[name].equals(table), name
     assert [ref.digest for ref in incremental] == [ref.digest for ref in whole]
+
+
+def test_a_long_build_is_done_in_parts_and_goes_on_where_it_was_cut_off(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(home, tmp_path / "parts")
+    whole = build(AS_OF)
+    expected = read_all(whole)
+    enter(tmp_path / "parts", monkeypatch)
+    monkeypatch.setattr(feature_sql, "PART_ROWS", 3_000)
+    put_in_place = Lake.replace
+
+    def first_part_only(self: Lake, name: str, rows: Any, *, start: datetime | None, **said: Any) -> TableRef:
+        if start is not None:
+            raise InterruptedError(name)
+        return put_in_place(self, name, rows, start=start, **said)
+
+    with monkeypatch.context() as cut_off:
+        cut_off.setattr(Lake, "replace", first_part_only)
+        with pytest.raises(InterruptedError):
+            build(AS_OF)
+    parts = build(AS_OF)
+    lake, got = open_lake("flights"), read_all(parts)
+    for name, table in expected.items():
+        assert got[name].equals(table), name
+    assert [ref.digest for ref in parts] == [ref.digest for ref in whole]
+    ends = {ref.name: [commit.properties["end"][:10] for commit in lake.commits(ref.name)] for ref in parts}
+    assert ends["departures_by_dest"] == ["2013-01-04", "2013-01-11", "2013-01-15"], "no shorter than a week"
+    assert ends["weather_at_origin"] == ["2013-01-15"], "its table is a small one"
 
 
 def test_nothing_new_is_nothing_done_and_earlier_moments_are_served(home: Path) -> None:
