@@ -139,7 +139,7 @@ def _part_sql(
     """`row_`, the entity columns and the features of the table `entities`, in the order of `row_`.
 
     An ASOF join sorts both its sides with all that they carry. Where that is much, each view is joined with times and
-    keys alone, and what it finds comes to the entity rows by their number.
+    keys alone, and what it finds comes to the entity rows by their number. A view with one row a key needs none.
     """
     first, last = connection.execute(f"select min(time_), max(time_) from {entities}").fetchall()[0]
     is_wide = _carried(columns, views) > WORTH_NUMBERS * len(views)
@@ -147,14 +147,16 @@ def _part_sql(
     joins = []
     for number, view in enumerate(views):
         alias = f"v{number}_"
+        found, is_single = _visible_rows(connection, view, first, last)
         on = [f"e.{quote(key)} = {alias}.key{i}_" for i, (_, key) in enumerate(view.keys)]
-        found = f"({_visible_rows(connection, view, first, last)}) {alias}"
-        asof = f"asof left join {found} on {' and '.join([*on, f'e.time_ >= {alias}.effective_'])}"
-        if is_wide:
+        join = f"left join ({found}) {alias} on {' and '.join([*on, f'e.time_ >= {alias}.effective_'])}"
+        if is_wide and not is_single:
             needed = ", ".join(["row_", "time_", *dict.fromkeys(quote(key) for _, key in view.keys)])
-            by_number = f"select e.row_, {alias}.* from (select {needed} from {entities}) e {asof}"
-            asof = f"left join ({by_number}) {alias} on {alias}.row_ = e.row_"
-        joins.append(asof)
+            by_number = f"select e.row_, {alias}.* from (select {needed} from {entities}) e asof {join}"
+            join = f"left join ({by_number}) {alias} on {alias}.row_ = e.row_"
+        elif not is_single:
+            join = f"asof {join}"
+        joins.append(join)
         fresh = f"{alias}.event_ >= e.time_ - {_interval(view.ttl)}" if view.ttl else "true"
         output += [f"{alias}.effective_ as {quote(view.name + KNOWN_TIME)}"] if known_times else []
         output += [
@@ -171,8 +173,11 @@ def _carried(columns: Sequence[str], views: Sequence[JoinedView]) -> int:
 
 def _visible_rows(
     connection: duckdb.DuckDBPyConnection, view: JoinedView, first: datetime | None, last: datetime | None
-) -> str:
-    """The rows of a view that are, for some time, the newest that is known. Without key, nothing matches."""
+) -> tuple[str, bool]:
+    """The rows of a view that are, for some time, the newest that is known; and whether there is but one of each key.
+
+    Without key, nothing matches.
+    """
     event = quote(view.event)
     created = f"coalesce({quote(view.created)}, {event})" if view.created else event
     selected = [f"{quote(column)} as key{i}_" for i, (column, _) in enumerate(view.keys)]
@@ -185,8 +190,10 @@ def _visible_rows(
         where += [f"{event} <= {_literal(last)}", f"{created} <= {_literal(last)}"]
     rows = f"select {', '.join(selected)} from {quote(view.table)} where {' and '.join(where)}"
     keys = [f"key{i}_" for i in range(len(view.keys))]
+    if not may_repeat(connection, f"({rows})", keys):
+        return rows, True
     if _appear_in_order(connection, rows, keys):  # the usual feature table; windows would double the time of the join
-        return rows
+        return rows, False
     return (
         f"select * from ({rows}) window known as (partition by {', '.join(keys)}"
         " order by effective_, event_, created_)"
@@ -194,7 +201,7 @@ def _visible_rows(
         f" then {_duplicate(view.table, keys, 'event_')}"
         " when lead(effective_) over known = effective_ then false"
         " else max(event_) over known <= event_ end"
-    )
+    ), False
 
 
 def _appear_in_order(connection: duckdb.DuckDBPyConnection, rows: str, keys: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     import duckdb
+    from numpy.typing import NDArray
 
 MOST_ROWS = 32_000_000  # 256 MB of hashes; of more rows DuckDB counts, which can spill
 BATCH_ROWS = 1_000_000
@@ -21,14 +22,18 @@ def may_repeat(connection: "duckdb.DuckDBPyConnection", rows: str, columns: Sequ
     parts, count = [], 0
     with connection.sql(hashed).to_arrow_reader(BATCH_ROWS) as reader:
         for batch in reader:
-            parts.append(batch.column(0).to_numpy())
+            parts.append(np.sort(batch.column(0).to_numpy()))
             count += batch.num_rows
+            if _has_neighbours(parts[-1]):
+                return True
             if count > MOST_ROWS:
                 break
     if count > MOST_ROWS:
         parts.clear()
         ((repeats,),) = connection.execute(f"select count(*) > count(distinct hash_) from ({hashed})").fetchall()
         return bool(repeats)
-    hashes = np.concatenate(parts) if parts else np.empty(0)
-    hashes.sort()
+    return len(parts) > 1 and _has_neighbours(np.sort(np.concatenate(parts)))
+
+
+def _has_neighbours(hashes: "NDArray[np.uint64]") -> bool:
     return bool((hashes[1:] == hashes[:-1]).any())
