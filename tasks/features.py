@@ -94,19 +94,23 @@ class Build:
     sql: str  # digest of the SQL
     end: datetime  # rows up to here, exclusive
     sources: dict[str, dict[str, Any]]  # table -> version, digest
+    is_unfinished: bool = False  # a part of a longer build, whose last part has yet to be tried
 
     @property
     def digest(self) -> str:
-        return digest([self.sql, self.end, {name: source["digest"] for name, source in self.sources.items()}])
+        told = [self.sql, self.end, {name: source["digest"] for name, source in self.sources.items()}]
+        return digest([*told, "unfinished"] if self.is_unfinished else told)
 
     def properties(self, start: datetime) -> dict[str, str]:
         # `min_created` is what a table built from this one has to look at.
         said = {"sql": self.sql, "end": self.end.isoformat(), "sources": json.dumps(self.sources)}
+        said |= {"unfinished": "true"} if self.is_unfinished else {}
         return {**said, "min_created": start.isoformat(), "digest": self.digest}
 
     @classmethod
     def of(cls, said: Mapping[str, str]) -> "Build":
-        return cls(said["sql"], datetime.fromisoformat(said["end"]), json.loads(said["sources"]))
+        end, sources = datetime.fromisoformat(said["end"]), json.loads(said["sources"])
+        return cls(said["sql"], end, sources, "unfinished" in said)
 
 
 class Built(NamedTuple):
@@ -193,16 +197,18 @@ class Builder:
             scans = {table: self._session.scan(ref) for table, ref in sources.items()}
             show_known(connection, scans, build.end)
             asked, written = self.asked.get(name), 0
-            # Each part is committed as a build of its own: one that is killed goes on there.
             ends = part_ends(connection, path, sql, sources.values(), start, build.end)
+            is_long = len(ends) > 1 or (last is not None and last.is_unfinished)
+            # Each part is committed as a build of its own: one that is killed goes on there.
             for end in ends:
                 written += _run(connection, path, sql, start, end, asked)
-                if start == BEGINNING or ends[0] != end == ends[-1]:
-                    refuse_look_ahead(connection, path, sql, scans, (*asked.key, *TIMES) if asked else ())
+                if start == BEGINNING or (is_long and end == ends[-1]):
+                    identity = (*asked.key, *TIMES) if asked else ()
+                    refuse_look_ahead(connection, path, sql, scans, start, identity)
                     show_known(connection, scans, build.end)
-                built, properties = connection.table("built_"), replace(build, end=end).properties(start)
-                since = None if start == BEGINNING else start
-                table = self.lake.replace(name, built, start=since, properties=properties, connection=connection)
+                said = replace(build, end=end, is_unfinished=end != ends[-1]).properties(start)
+                since, built = None if start == BEGINNING else start, connection.table("built_")
+                table = self.lake.replace(name, built, start=since, properties=said, connection=connection)
                 connection.execute("drop table built_")  # before the next part, which needs the memory
                 start = end
             return Built(table, written)
@@ -211,6 +217,8 @@ class Builder:
         """Where the rows begin that can differ from those of the last build."""
         if last is None or last.sql != build.sql or last.sources.keys() != build.sources.keys():
             return BEGINNING
+        if last.is_unfinished and last.end == build.end:
+            return BEGINNING  # an earlier moment is asked for, and nothing is left of which a part could be tried
         start = last.end
         for table, source in build.sources.items():
             before = last.sources[table]

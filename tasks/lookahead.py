@@ -34,10 +34,15 @@ def bounded(sql: str) -> str:
 
 
 def refuse_look_ahead(
-    connection: "duckdb.DuckDBPyConnection", path: Path, sql: str, scans: Mapping[str, str], identity: Sequence[str]
+    connection: "duckdb.DuckDBPyConnection",
+    path: Path,
+    sql: str,
+    scans: Mapping[str, str],
+    start: datetime,
+    identity: Sequence[str],
 ) -> None:
-    """Compare table `built_` with what `sql` gives when it is told less. `scans` are the tables it reads, `identity`
-    the columns that name a row; none is all of them.
+    """Compare table `built_`, of rows from `start`, with what `sql` gives when it is told less. `scans` are the tables
+    it reads, `identity` the columns that name a row; none is all of them.
 
     Leaves the views of those tables as they were at the last moment.
 
@@ -47,7 +52,7 @@ def refuse_look_ahead(
     for moment in _moments(connection):
         told = moment + INSTANT
         show_known(connection, scans, told)
-        bounds = {"start": moment - WINDOW, "end": told}
+        bounds = {"start": max(moment - WINDOW, start), "end": told}
         connection.execute(f"create temp table told_ as {bounded(sql)}", bounds)
         found = _differences(connection, bounds, identity)
         connection.execute("drop table told_")

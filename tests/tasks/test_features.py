@@ -538,6 +538,29 @@ def test_sql_may_not_replace_what_is_ingested(cars: Path) -> None:
         build_cars(3)
 
 
+LATE_LEAK = """
+select car, created_timestamp as event_timestamp, created_timestamp,
+       if(created_timestamp < '2013-01-04', meters, lead(meters) over (partition by car order by created_timestamp))
+       as meters
+from trips where created_timestamp >= $start - interval 3 hour
+"""
+
+
+def test_a_long_build_that_looks_ahead_at_its_end_is_refused_again_and_again(
+    cars: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_sql, "PART_ROWS", 40)
+    insert_trips([("c", hours, hours % 5) for hours in range(96)])
+    (cars / "total.sql").write_text(LATE_LEAK)
+    for _ in range(2):
+        with pytest.raises(FeatureError, match="looks ahead"):
+            build_cars(95, "only_total")
+    assert len(open_lake("cars").commits("total")) == 3, "the days before it"
+    # An earlier moment is built anew, and tried up to there: what was left unfinished is given to nobody.
+    assert meters(build_cars(47, "only_total")["total"])[-1] == 71 % 5
+    assert len(open_lake("cars").commits("total")) == 6
+
+
 def test_unknown_project_and_service(cars: Path) -> None:
     with pytest.raises(FeatureError, match=r"'nothing'(.|\n)*\['all_of_it', 'only_total'\]"):
         build_cars(3, "nothing")
