@@ -13,8 +13,8 @@ from tasks.core.records import TableRef
 if TYPE_CHECKING:
     import duckdb
 
-# Of the largest table that is read. Running sums of four times as many rows and their order take 4 GB; of more they go
-# through the disk, or end for want of memory (docs/benchmarks.md, "Cost against rows").
+# Of the largest table that is read. The running sums over as many flights, and their order, take 4 GB; those of more go
+# through the disk, or end for want of memory (docs/benchmarks.md, "Features").
 PART_ROWS = 3_000_000
 
 

@@ -5,7 +5,7 @@ message is serialised to are put together directly, a column at a time, and one 
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tasks.stores.feast_online import key_protos
@@ -67,16 +67,16 @@ def pack_keys(config: "RepoConfig", view: "feast.FeatureView", batch: "pa.Record
     if version != 3 or any(kinds[name] not in _KEY_BYTES or None in columns[name] for name in names):
         protos = key_protos(view, list(columns.values()))
         return [serialize_entity_key(key, entity_key_serialization_version=version) for key in protos]
-    head = struct.pack("<I", len(names)) + b"".join(_key_part("STRING", name) for name in names)
-    parts = [[_key_part(kinds[name], value) for value in columns[name]] for name in names]
+    head = struct.pack("<I", len(names)) + b"".join(_key_parts("STRING", names))
+    parts = [_key_parts(kinds[name], columns[name]) for name in names]
     return [head + b"".join(values) for values in zip(*parts, strict=True)]
 
 
-def _key_part(kind: str, value: Any) -> bytes:
+def _key_parts(kind: str, values: Sequence[Any]) -> list[bytes]:
     from feast.protos.feast.types.Value_pb2 import ValueType
 
-    data = _KEY_BYTES[kind](value)
-    return struct.pack("<II", ValueType.Enum.Value(kind), len(data)) + data
+    number, pack = ValueType.Enum.Value(kind), struct.Struct("<II").pack
+    return [pack(number, len(data)) + data for data in map(_KEY_BYTES[kind], values)]
 
 
 _KEY_BYTES: dict[str, Callable[[Any], bytes]] = {
