@@ -166,10 +166,10 @@ def lines_of(points: list[Point]) -> dict[str, list[Point]]:
 
 
 def table(points: list[Point]) -> list[str]:
-    """In Markdown: CPU seconds and peak of each size, and the exponent of each step."""
+    """In Markdown: CPU seconds and peak of each size, and the exponent of each step and of all together."""
     sizes = sorted({point.rows for point in points})
-    steps = list(pairwise(sizes))
-    heads = [*(f"{size:,}: CPU s, MB" for size in sizes), *(f"exponent to {more:,}" for _, more in steps)]
+    steps = [*pairwise(sizes), *([(sizes[0], sizes[-1])] if len(sizes) > 2 else [])]
+    heads = [*(f"{size:,}: CPU s, MB" for size in sizes), *(f"exponent {low:,} to {high:,}" for low, high in steps)]
     out = [f"| work | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for name, line in lines_of(points).items():
         at = {point.rows: point for point in line}
