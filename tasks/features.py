@@ -193,17 +193,32 @@ class Builder:
         start = self._start(build, last)
         if start >= build.end:
             return Built(self.lake.latest(name), 0)
+        is_unfinished = last is not None and last.is_unfinished
+        return self._build(path, sql, sources, build, start, is_unfinished=is_unfinished)
+
+    def _build(
+        self,
+        path: Path,
+        sql: str,
+        sources: Mapping[str, TableRef],
+        build: Build,
+        start: datetime,
+        *,
+        is_unfinished: bool,
+    ) -> Built:
+        """The rows from `start`, in parts that are each committed as a build of its own: one that is killed goes on
+        there. Look-ahead is tried on all that is built from the beginning, and on the last part of a long build."""
+        name, written = path.stem, 0
+        asked = self.asked.get(name)
+        identity = (*asked.key, *TIMES) if asked else ()
         with self._session.connect() as connection:
             scans = {table: self._session.scan(ref) for table, ref in sources.items()}
             show_known(connection, scans, build.end)
-            asked, written = self.asked.get(name), 0
             ends = part_ends(connection, path, sql, sources.values(), start, build.end)
-            is_long = len(ends) > 1 or (last is not None and last.is_unfinished)
-            # Each part is committed as a build of its own: one that is killed goes on there.
+            is_long = len(ends) > 1 or is_unfinished
             for end in ends:
                 written += _run(connection, path, sql, start, end, asked)
                 if start == BEGINNING or (is_long and end == ends[-1]):
-                    identity = (*asked.key, *TIMES) if asked else ()
                     refuse_look_ahead(connection, path, sql, scans, start, identity)
                     show_known(connection, scans, build.end)
                 said = replace(build, end=end, is_unfinished=end != ends[-1]).properties(start)

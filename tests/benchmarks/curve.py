@@ -166,17 +166,20 @@ def lines_of(points: list[Point]) -> dict[str, list[Point]]:
 
 
 def table(points: list[Point]) -> list[str]:
-    """In Markdown: CPU seconds and peak of each size, and the exponent of each step and of all together."""
+    """In Markdown: CPU seconds and peak of each size, the exponent of each step, and that from a work's least to its
+    largest size.
+    """
     sizes = sorted({point.rows for point in points})
-    steps = [*pairwise(sizes), *([(sizes[0], sizes[-1])] if len(sizes) > 2 else [])]
-    heads = [*(f"{size:,}: CPU s, MB" for size in sizes), *(f"exponent {low:,} to {high:,}" for low, high in steps)]
+    steps = list(pairwise(sizes))
+    heads = [*(f"{size:,}: CPU s, MB" for size in sizes), *(f"exponent to {high:,}" for _, high in steps), "of all"]
     out = [f"| work | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for name, line in lines_of(points).items():
         at = {point.rows: point for point in line}
         cells = [f"{at[size].cpu_seconds:.2f}, {at[size].peak_mb:,.0f}" if size in at else "" for size in sizes]
         cells += [f"{exponent(at[low], at[high]):.2f}" if {low, high} <= set(at) else "" for low, high in steps]
+        cells.append(f"**{exponent(line[0], line[-1]):.2f}**" if len(line) > 1 else "")
         out.append(f"| {name} | {' | '.join(cells)} |")
-    limits = [f"{n_log_n(low, high):.2f}" for low, high in steps]
+    limits = [f"{n_log_n(low, high):.2f}" for low, high in [*steps, (sizes[0], sizes[-1])]]
     return [*out, f"| n log n |{' |' * len(sizes)} {' | '.join(limits)} |"]
 
 

@@ -39,13 +39,15 @@ class Cost:
 
 
 def measure(function: str, imports: Sequence[str] = (), **arguments: Any) -> Cost:
-    """Call `module:function` with arguments that are JSON, in a new process. What it prints goes to stderr.
+    """Call `module:function` with arguments that are JSON, in a new process. What it prints is shown if it fails.
 
     `imports` are modules that the function imports inside, told apart from the work.
     """
     told = json.dumps({"imports": list(imports), "arguments": arguments})
     command = [sys.executable, "-m", "tests.benchmarks.measuring", function, told]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=SHORT_SPINS | os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, env=SHORT_SPINS | os.environ)
+    if done.returncode:
+        sys.exit(f"{function}({arguments}) ended with {done.returncode}:\n{done.stderr}")
     return Cost(**json.loads(done.stdout.splitlines()[-1]))
 
 
