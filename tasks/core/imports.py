@@ -1,8 +1,11 @@
 """Imports of the stack make a million objects that stay: the collector need not look through them again and again."""
 
+import atexit
 import gc
+import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -25,3 +28,12 @@ def uncollected() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@atexit.register
+def _say_no_more() -> None:
+    """As an interpreter is taken apart, DuckDB's binding prints a page about each object that is frozen, or held by
+    Great Expectations. What a process has to say, a traceback too, it has said by now."""
+    with suppress(ValueError, OSError):  # closed by now
+        sys.stderr.flush()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -1,6 +1,8 @@
 """Imports without the collector: off within, on after, and what was made is no longer looked at."""
 
 import gc
+import subprocess
+import sys
 
 import pytest
 
@@ -31,3 +33,11 @@ def test_a_failure_in_the_middle_of_a_run_turns_it_on_again_and_freezes_nothing(
         _ = 1 / gc.isenabled()  # it is off within
     assert gc.isenabled()
     assert gc.get_freeze_count() == before
+
+
+def test_a_process_ends_with_its_own_last_words():
+    program = (
+        "from tasks.core.imports import importing\nwith importing():\n    import duckdb\nraise SystemExit('the end')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "the end\n")
