@@ -59,9 +59,7 @@ def numeric_matrix(table: pa.Table, names: Sequence[str]) -> NDArray[np.float32]
         try:
             # Null stays null through the cast, and numpy has only NaN to put in its place.
             matrix[:, place] = pc.cast(column, pa.float64(), safe=False).to_numpy()
-        except pa.ArrowInvalid as error:
-            raise _not_numeric(name, column) from error
-        except pa.ArrowNotImplementedError as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise _not_numeric(name, column) from error
     return matrix
 
