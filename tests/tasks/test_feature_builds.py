@@ -1,4 +1,4 @@
-"""How feature tables of a small project of one's own are built: in which order, up to when, in parts; what is refused."""
+"""How the feature tables of a small project are built: in which order, up to when, in parts; what is refused."""
 
 import threading
 from datetime import UTC, datetime, timedelta
