@@ -42,6 +42,7 @@ def main(flow: Flow[..., Any], arguments: Sequence[str] | None = None) -> None:
     for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(sent) is not signal.SIG_IGN:  # as under `nohup`
             signal.signal(sent, _stop)
+    sys.unraisablehook = _insist
     try:
         load_recipe(options["recipe"], options["overrides"])  # what is wrong in it is told before a server is started
         start_up()
@@ -58,6 +59,14 @@ def _stop(*_: object) -> NoReturn:
     """By Ctrl-C, from outside, or with its terminal: leave as after an error, and leave no temporary server behind."""
     STOPPED.set()
     raise KeyboardInterrupt
+
+
+def _insist(swallowed: "sys.UnraisableHookArgs") -> None:
+    """Stop a moment later, where what was to stop the run arose in the end of an object, which keeps it to itself."""
+    if isinstance(swallowed.exc_value, (KeyboardInterrupt, TerminationSignal)):
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+        sys.__unraisablehook__(swallowed)
 
 
 def _tell(error: BaseException) -> int:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import Mock
@@ -11,6 +12,7 @@ from unittest.mock import Mock
 import psutil
 import pytest
 from prefect import flow
+from prefect.exceptions import TerminationSignal
 
 from flows import shell
 from flows.shell import _parser, parse_moment
@@ -47,6 +49,7 @@ def test_what_is_ignored_stays_ignored(monkeypatch):
     monkeypatch.setattr(shell, "show_account", lambda: None)
     monkeypatch.setattr(shell, "load_recipe", Mock(side_effect=KeyboardInterrupt))
     monkeypatch.setattr(shell, "leave", lambda _: None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     before = {sent: signal.getsignal(sent) for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
@@ -56,6 +59,28 @@ def test_what_is_ignored_stays_ignored(monkeypatch):
     finally:
         for sent, handler in before.items():
             signal.signal(sent, handler)
+
+
+class StopsAtItsEnd:
+    """Prefect's own handler raises too, wherever the run happens to be."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __del__(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TerminationSignal(signal.SIGTERM)], ids=["ours", "Prefect's"])
+def test_a_stop_that_an_object_keeps_to_itself_is_sent_again(error, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", shell._insist)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            StopsAtItsEnd(error)
+            time.sleep(30)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def hear_signals():
