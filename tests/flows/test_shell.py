@@ -71,14 +71,18 @@ class StopsAtItsEnd:
         raise self.error
 
 
+def work(error):
+    StopsAtItsEnd(error)
+    time.sleep(30)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), TerminationSignal(signal.SIGTERM)], ids=["ours", "Prefect's"])
 def test_a_stop_that_an_object_keeps_to_itself_is_sent_again(error, monkeypatch):
     monkeypatch.setattr(sys, "unraisablehook", shell._insist)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            StopsAtItsEnd(error)
-            time.sleep(30)
+            work(error)
     finally:
         signal.signal(signal.SIGTERM, before)
 
