@@ -79,7 +79,7 @@ def stage_table(project: str, name: str, table: TableSection, start: datetime, a
         window = ingest_window(lake, name, table, start, as_of)
         batch_id = digest([project, name, table.model_dump(mode="json"), window, as_of])
         folder = load_settings().folder("staging", project) / name / batch_id
-        with unfinished_folder(folder), lake.session() as connection:
+        with unfinished_folder(folder), lake.session(own=True) as connection:
             rows = _stage(connection, name, table, window, as_of, folder)
         line.note(f"{rows:,} rows read")
     uri = str(folder / "rows.parquet")

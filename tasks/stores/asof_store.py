@@ -124,7 +124,7 @@ class AsofOfflineStore(OfflineStore):
 
 
 class AsofJob(RetrievalJob):
-    """A query over the lake, run when its result is asked for, on a connection of its own."""
+    """A query over the lake, run when its result is asked for."""
 
     def __init__(
         self,
@@ -230,13 +230,13 @@ def _view_of(view: FeatureView, refs: Sequence[str], full_feature_names: bool) -
 
 @contextmanager
 def _connection(config: AsofOfflineStoreConfig, table: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection of its own, with every table that may be read, or only with `table`."""
+    """With every table that may be read, for SQL that people write, or only with `table`."""
     lake = Lake(
         config.lake_uri, memory_limit=config.memory_limit, threads=config.threads, scratch=config.scratch,
         borrowed=config.borrowed,
     )  # fmt: skip
     tables = {table: config.versions.get(table)} if table else config.versions or None
-    with lake.connect(tables) as connection:
+    with lake.connect(tables, own=table is None) as connection:
         yield connection
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -91,34 +92,26 @@ class Lake:
             columns = ", ".join(f'null::{kind} as "{column}"' for column, kind in self.columns(connection, table))
         return f"(select {columns} where false)"
 
-    def connect(self, tables: Mapping[str, int | None] | None = None) -> "duckdb.DuckDBPyConnection":
-        """A private connection with a view for each table (all of them by default, None is the newest version)."""
-        connection = self.session()
+    def connect(
+        self, tables: Mapping[str, int | None] | None = None, *, own: bool = False
+    ) -> "duckdb.DuckDBPyConnection":
+        """A session with a view for each table (all of them by default, None is the newest version)."""
+        connection = self.session(own=own)
         for name, version in (dict.fromkeys(self.names()) if tables is None else tables).items():
-            connection.execute(f'create view "{name}" as select * from {self.scan(name, version)}')
+            connection.execute(f'create temp view "{name}" as select * from {self.scan(name, version)}')
         return connection
 
-    def session(self) -> "duckdb.DuckDBPyConnection":
-        """DuckDB in UTC, within its memory, spilling to the scratch folder, never reaching out for extensions."""
-        import duckdb
+    def session(self, *, own: bool = False) -> "duckdb.DuckDBPyConnection":
+        """DuckDB in UTC, within its memory, spilling to the scratch folder, never reaching out for extensions.
 
-        config: dict[str, Any] = {
-            "memory_limit": self.memory_limit,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-        if self.threads:
-            config["threads"] = self.threads
-        if self.scratch:
-            # DuckDB makes the last folder of the path only, and only when it has to spill.
-            Path(self.scratch).parent.mkdir(parents=True, exist_ok=True)
-            config["temp_directory"] = self.scratch
-        connection = duckdb.connect(config=config)
+        What is temporary on it is its own. `own` is a database of its own too, for SQL that people write, to be
+        confined: 20 ms, where all others share one.
+        """
+        uris = (self.uri, *self.borrowed.values())
+        remote = next((uri for uri in uris if "://" in uri), None)  # a home has one object store
+        settings = (self.memory_limit, self.threads, self.scratch, remote)
+        connection = _database(*settings) if own else _shared_database(*settings).cursor()
         connection.execute("set TimeZone = 'UTC'; set enable_progress_bar = false")
-        for uri in (self.uri, *self.borrowed.values()):
-            if "://" in uri:
-                connection.register_filesystem(_filesystem(uri)[0])
-                break  # of all of them: a home has one object store
         return connection
 
     def content(self, name: str, version: int, until: datetime | None = None) -> str:
@@ -225,6 +218,29 @@ class Lake:
             actions = [json.loads(line) for line in log]
         information = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
         return {key: str(value) for key, value in information.items() if key not in _VENDOR_FACTS}
+
+
+def _database(memory_limit: str, threads: int, scratch: str | None, remote: str | None) -> "duckdb.DuckDBPyConnection":
+    import duckdb
+
+    config: dict[str, Any] = {
+        "memory_limit": memory_limit,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    if threads:
+        config["threads"] = threads
+    if scratch:
+        # DuckDB makes the last folder of the path only, and only when it has to spill.
+        Path(scratch).parent.mkdir(parents=True, exist_ok=True)
+        config["temp_directory"] = scratch
+    connection = duckdb.connect(config=config)
+    if remote:
+        connection.register_filesystem(_filesystem(remote)[0])
+    return connection
+
+
+_shared_database = lru_cache(maxsize=4)(_database)  # one home has one; what is put out lives as long as its sessions
 
 
 def _filesystem(uri: str) -> tuple[Any, str]:

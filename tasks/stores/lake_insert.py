@@ -27,7 +27,7 @@ def insert(
     lake: "Lake", name: str, parquet_uri: str, key: Sequence[str], properties: Mapping[str, str]
 ) -> tuple[TableRef, int]:
     with writing(lake, name), lake.session() as connection:
-        connection.execute(f"create view staged as select * from {read_parquet([parquet_uri])}")
+        connection.execute(f"create temp view staged as select * from {read_parquet([parquet_uri])}")
         for _ in range(_ATTEMPTS):
             try:
                 return _insert_staged(lake, connection, name, key, properties)

@@ -29,7 +29,7 @@ class SharedSession:
         self._lake, self._lock = lake, Lock()
         self._held: set[TableRef] = set()
         self._schema = f"held_{uuid.uuid4().hex}"  # SQL that does not know the name reads what it is shown of a table
-        self._connection = lake.session()
+        self._connection = lake.session(own=True)
         # For every connection that is to come, which cannot set anything any more.
         self._connection.execute("set global TimeZone = 'UTC'; set global python_enable_replacements = false")
         self._connection.execute(f"create schema {self._schema}")

@@ -305,7 +305,7 @@ class MemoryLake:
 
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
-    def connect(self, _: Any) -> duckdb.DuckDBPyConnection:
+    def connect(self, _: Any, **__: Any) -> duckdb.DuckDBPyConnection:
         connection = duckdb.connect()
         connection.execute("set timezone = 'UTC'")
         for name, table in self.tables.items():

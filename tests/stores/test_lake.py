@@ -251,13 +251,6 @@ def test_a_borrowed_table_is_read_where_it_lies_and_never_written(lake: Lake, tm
     assert lake.latest("t") == lent
 
 
-def test_a_query_larger_than_memory_spills_to_the_scratch_folder(tmp_path: Path) -> None:
-    small = Lake(str(tmp_path / "lake"), memory_limit="60MB", threads=1, scratch=str(tmp_path / "not" / "there"))
-    with small.session() as connection:
-        connection.execute("create temp table big as select range as i, hash(range) as h from range(6_000_000)")
-        assert connection.sql("select count(*) from big").fetchall() == [(6_000_000,)]
-
-
 _WRITER = """
 import sys
 from tasks.stores.lake import Lake

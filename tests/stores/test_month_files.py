@@ -93,7 +93,7 @@ def test_a_tail_leaves_what_lies_before_it(lake: Lake) -> None:
         # A relation of DuckDB, as features hand it over: a table in order.
         with lake.session() as connection:
             connection.register("given", rows.slice(cut))
-            connection.execute("create table built as from given order by event_timestamp")
+            connection.execute("create temp table built as from given order by event_timestamp")
             ref = replace(lake, connection.table("built"), start=start)
         assert content(lake) == before
         assert ref.rows == 300
@@ -135,7 +135,9 @@ def test_rows_that_do_not_fit_leave_the_table_as_it_was(
     before = replace(lake, make_rows(5))
     with lake.session() as connection:
         connection.register("given", make_rows(5))
-        connection.execute(f"create table built as select * replace ({change}) from given order by event_timestamp")
+        connection.execute(
+            f"create temp table built as select * replace ({change}) from given order by event_timestamp"
+        )
         with pytest.raises(LakeError, match=said):
             replace(lake, connection.table("built"), start=start)
     assert lake.latest("t") == before
