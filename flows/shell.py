@@ -16,7 +16,6 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -85,10 +84,8 @@ def start_up() -> None:
     """Start Prefect's temporary server, if there is no other, and import the stack meanwhile: seconds each."""
     if PREFECT_API_URL.value():
         return
-    with ThreadPoolExecutor(1) as beside:
-        starting = beside.submit(temporary_server.start)
+    with temporary_server.starting():
         preload()
-        starting.result()
 
 
 def leave(code: int) -> NoReturn:

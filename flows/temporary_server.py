@@ -1,30 +1,33 @@
 """Prefect's temporary server for a run from the shell: as Prefect itself would start one, which ends with this process.
 
-Prefect would import all of its server's code here first: two seconds before the server's own start, for nothing. And it
-comes up in two thirds of the time without Prefect's hundred types of blocks, which a server that stays notes in the
-same database, and with a collector that seldom looks through what the imports make.
+It is a fork of the run, which has imported Prefect by then: a process that begins anew would do so again, for a second.
+And it comes up in two thirds of the time without Prefect's hundred types of blocks, which a server that stays notes in
+the same database, and with a collector that seldom looks through what the imports make.
 """
 
 import atexit
+import gc
+import multiprocessing
 import os
+import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from configs.settings import load_settings
 from flows import prefect_database
 from tasks.core.errors import PerennialError
+from tasks.core.forks import CAN_FORK
 from tasks.leftovers import note_server
 
 STOP_SECONDS = 5
 PORT_TAKEN = 3  # uvicorn's exit code when it cannot begin
 ATTEMPTS = 5
-# As `python -m uvicorn` does it.
-SERVE = "import gc, runpy; gc.set_threshold(50_000, 20, 20); runpy.run_module('uvicorn', run_name='__main__')"
+APPLICATION = "prefect.server.api.server:create_app"
 TOLD = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -35,8 +38,11 @@ TOLD = {
 ALONE = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy lies between this machine and itself
 
 
-def start() -> None:
-    """Start it and wait until it answers; from then on Prefect's settings name it.
+@contextmanager
+def starting() -> Iterator[None]:
+    """Start it, and wait at the end until it answers; from then on Prefect's settings name it.
+
+    Not in a thread beside imports: a fork would have their locks, and nobody to open them.
 
     Raises:
         PerennialError: it does not come up.
@@ -46,22 +52,22 @@ def start() -> None:
     prefect_database.place(Path(os.environ["PREFECT_HOME"]).expanduser())
     seconds = PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()
     deadline = time.monotonic() + seconds
+    server = _begin(port := _free_port())
+    yield
     for _ in range(ATTEMPTS):
-        port = _free_port()
-        server = _serve(port)
-        while server.poll() is None and time.monotonic() < deadline:
-            if _answers(f"http://127.0.0.1:{port}/api/health"):
-                _tell_prefect(f"http://127.0.0.1:{port}/api")
-                return
+        while server.exitcode is None and not _answers(port) and time.monotonic() < deadline:
             time.sleep(0.05)
-        if server.poll() != PORT_TAKEN:
+        if server.exitcode != PORT_TAKEN:
             break
-    ended = server.poll()
-    raise PerennialError(
-        "Prefect's temporary server did not come up",
-        got=f"no answer in {seconds} s" if ended is None else f"exit code {ended}",
-        fix="read what it said above, or name a running server in PREFECT_API_URL",
-    )
+        server = _begin(port := _free_port())
+    if not _answers(port):
+        ended = server.exitcode
+        raise PerennialError(
+            "Prefect's temporary server did not come up",
+            got=f"no answer in {seconds} s" if ended is None else f"exit code {ended}",
+            fix="read what it said above, or name a running server in PREFECT_API_URL",
+        )
+    _tell_prefect(f"http://127.0.0.1:{port}/api")
 
 
 def _free_port() -> int:
@@ -70,41 +76,42 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _serve(port: int) -> "subprocess.Popen[Any]":
-    import prefect
-    from prefect.settings import get_current_settings
-
-    application = [
-        "--factory",
-        "prefect.server.api.server:create_app",
-        "--app-dir",
-        str(Path(prefect.__file__).parents[1]),
-    ]
-    at = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
-    settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    # In a session of its own: Ctrl-C reaches all of a terminal's group, and this run would go on asking a dead server
-    # for minutes to note that it was stopped. It is the run that ends it.
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVE, *application, *at], env={**os.environ, **TOLD, **settings},
-        start_new_session=True,
-    )  # fmt: skip
+def _begin(port: int) -> BaseProcess:
+    server = multiprocessing.get_context("fork" if CAN_FORK else "spawn").Process(target=_serve, args=(port,))
+    server.start()
     atexit.register(_stop, server)
     note_server(load_settings().root, server.pid)  # the next run ends it, if this one is killed
     return server
 
 
-def _stop(server: "subprocess.Popen[Any]") -> None:
+def _serve(port: int) -> None:
+    """In a session of its own: Ctrl-C reaches all of a terminal's group, and the run would go on asking a dead server
+    for minutes to note that it was stopped. It is the run that ends it."""
+    os.setsid()
+    for sent in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sent, signal.SIG_DFL)
+    gc.set_threshold(50_000, 20, 20)
+    os.environ.update(TOLD)
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
+    import uvicorn
+
+    with suppress(KeyboardInterrupt):
+        uvicorn.run(APPLICATION, factory=True, host="127.0.0.1", port=port, log_level="error", lifespan="on")
+
+
+def _stop(server: BaseProcess) -> None:
     server.terminate()
-    try:
-        server.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+    server.join(STOP_SECONDS)
+    if server.exitcode is None:
         server.kill()
-        server.wait()
+        server.join()
 
 
-def _answers(url: str) -> bool:
+def _answers(port: int) -> bool:
     try:
-        with ALONE.open(url, timeout=2) as answer:
+        with ALONE.open(f"http://127.0.0.1:{port}/api/health", timeout=2) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -34,6 +34,7 @@ class Registry:
 
     def __init__(self, tracking_uri: str, artifacts_uri: str, project: str) -> None:
         self.tracking_uri, self.artifacts_uri, self.project = tracking_uri, artifacts_uri, project
+        self._starts: dict[str, int] = {}  # of runs, which are asked for with all that they have logged
 
     @cached_property
     def client(self) -> "MlflowClient":
@@ -86,7 +87,8 @@ class Registry:
         from mlflow.entities import Metric
 
         # MLflow tells rows apart by their timestamp too; a wall clock would double the curve of a resumed run.
-        start = self.client.get_run(run_id).info.start_time
+        start = self._starts.get(run_id) or self.client.get_run(run_id).info.start_time
+        self._starts[run_id] = start
         metrics = [Metric(name, value, start + step, step) for name, value, step in rows]
         for first in range(0, len(metrics), METRICS_PER_CALL):
             self.client.log_batch(run_id, metrics=metrics[first : first + METRICS_PER_CALL])

@@ -14,7 +14,8 @@ from flows import temporary_server
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
-temporary_server.start()
+with temporary_server.starting():
+    pass
 found = []
 thread = threading.Thread(target=lambda: found.append(PREFECT_API_URL.value()))
 thread.start()
@@ -25,16 +26,16 @@ print(*found, "PREFECT_API_URL" in os.environ, "prefect.server.api.server" in sy
 """
 
 
-def start(home: Path, **told: str) -> "subprocess.CompletedProcess[str]":
+def start(home: Path, run: str = RUN, **told: str) -> "subprocess.CompletedProcess[str]":
     environment = {"PATH": "", "PERENNIAL_HOME": str(home), "HOME": str(home), **told}
     return subprocess.run(
-        [sys.executable, "-c", RUN], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", run], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
     )
 
 
-def servers(port: str) -> list[int]:
-    found = psutil.process_iter(["cmdline"])
-    return [one.pid for one in found if {"--factory", port} <= set(one.info["cmdline"] or ())]
+def left(home: Path) -> list[int]:
+    found = psutil.process_iter(["environ"])
+    return [one.pid for one in found if (one.info["environ"] or {}).get("HOME") == str(home)]
 
 
 def test_all_threads_know_it_and_it_ends_with_its_process(tmp_path):
@@ -45,13 +46,34 @@ def test_all_threads_know_it_and_it_ends_with_its_process(tmp_path):
     assert (in_environment, imported) == ("False", "False")
     # Nor did it note that they were: a server that stays finds them missing and registers them.
     assert (block_types, (tmp_path / "prefect" / "memo_store.toml").exists()) == ("0", False)
-    assert servers(url.split(":")[2].removesuffix("/api")) == []
+    assert left(tmp_path) == []
 
 
 def test_one_that_does_not_answer_in_time_is_an_error_and_is_ended(tmp_path):
     ended = start(tmp_path, PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS="0")
     assert ended.returncode == 1
     assert "temporary server did not come up\n  got:      no answer in 0 s" in ended.stderr
-    assert not [
-        one for one in psutil.process_iter(["environ"]) if (one.info["environ"] or {}).get("HOME") == str(tmp_path)
-    ]
+    assert left(tmp_path) == []
+
+
+TAKEN = """
+import socket
+
+from flows import temporary_server
+
+taken = socket.socket()
+taken.bind(("127.0.0.1", 0))
+taken.listen()
+ports = [taken.getsockname()[1], temporary_server._free_port()]
+temporary_server._free_port = iter(ports).__next__
+with temporary_server.starting():
+    pass
+from prefect.settings import PREFECT_API_URL
+print(PREFECT_API_URL.value().endswith(f":{ports[1]}/api"))
+"""
+
+
+def test_another_port_is_taken_where_somebody_was_quicker(tmp_path):
+    ended = start(tmp_path, TAKEN)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+    assert left(tmp_path) == []
