@@ -27,8 +27,10 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.device.type != "cpu":
-            return F.dropout(x, self.p, self.training)
+        if not self.training or self.p == 0:
+            return x  # an exported program need not know of it
+        if x.device.type != "cpu":
+            return F.dropout(x, self.p)
         dropped = min(round(self.p * 256), 255)
         bits = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
         kept = bits.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
@@ -50,7 +52,8 @@ class CategoryEmbeddings(nn.Module):
     def forward(self, categorical: Tensor) -> Tensor:
         if not len(self.tables):
             return categorical.new_empty((categorical.shape[0], 0), dtype=torch.float32)
-        return torch.cat([table(categorical[:, place]) for place, table in enumerate(self.tables)], dim=1)
+        # Columns in one operation: each more costs 9 ms of an export, and 3 ms of each load of its program.
+        return torch.cat([table(codes) for table, codes in zip(self.tables, categorical.unbind(1), strict=True)], dim=1)
 
 
 class _PerInputLinear(nn.Module):
@@ -149,7 +152,8 @@ class TabularInputs(nn.Module):
             self.numbers.prepare(numeric)
 
     def forward(self, numeric: Tensor, categorical: Tensor) -> Tensor:
-        parts = [numeric, self.categories(categorical).to(numeric.dtype)]
+        categories = self.categories(categorical)
+        parts = [numeric, categories if categories.dtype == numeric.dtype else categories.to(numeric.dtype)]
         if self.numbers is not None:
             parts.append(self.numbers(numeric))
         return cast(Tensor, self.dropout(torch.cat(parts, dim=1)))

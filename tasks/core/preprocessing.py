@@ -104,7 +104,7 @@ class NumericPreprocessing(nn.Module):
         known = torch.isfinite(numeric)
         standardised = torch.where(known, (numeric - self.mean) / self.scale, 0.0)
         missing = (~known).to(numeric.dtype)
-        return torch.cat([standardised, missing[:, self.indicated]], dim=1)
+        return torch.cat([standardised, missing.index_select(1, self.indicated)], dim=1)
 
 
 def fit_numeric_preprocessing(table: pa.Table, names: Sequence[str]) -> NumericPreprocessing:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tasks.core.errors import ModelError
 from tasks.core.forks import CAN_FORK
-from tasks.core.imports import uncollected
+from tasks.core.imports import importing
 from tasks.stores import served_check
 from tasks.stores.fork_server import fork
 from tasks.stores.served_check import is_repository
@@ -47,7 +47,7 @@ def warming_up() -> Iterator[None]:
 
 
 def _warm_up() -> None:
-    with uncollected(), suppress(ImportError):  # whoever needs it says so
+    with importing(), suppress(ImportError):  # whoever needs it says so
         for name in served_check.IMPORTS:
             if name.startswith("torch"):
                 importlib.import_module(name)
