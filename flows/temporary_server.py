@@ -35,6 +35,11 @@ TOLD = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",  # it would note that they are registered
 }
+# Every flow would ask whether the server is of its own version, and for a token that it does not want.
+NOT_ASKED = {
+    "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+}
 ALONE = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy lies between this machine and itself
 
 
@@ -121,6 +126,8 @@ def _tell_prefect(url: str) -> None:
     """For all threads of this process; not in the environment, where one looks for a server that stays."""
     from prefect.context import refresh_global_settings_context
 
-    os.environ["PREFECT_API_URL"] = url
+    before = dict(os.environ)
+    os.environ.update(PREFECT_API_URL=url, **NOT_ASKED)
     refresh_global_settings_context()
-    del os.environ["PREFECT_API_URL"]
+    os.environ.clear()
+    os.environ.update(before)

@@ -32,10 +32,9 @@ class CategoryTable:
         return len(self.values) + _FIRST_CODE
 
     def encode(self, column: pa.ChunkedArray) -> NDArray[np.int64]:
-        text = _as_text(column)
-        places = pc.index_in(text, value_set=pa.array(self.values, pa.string()))
-        codes = pc.fill_null(pc.add(pc.cast(places, pa.int64()), _FIRST_CODE), UNSEEN_CODE)
-        return np.asarray(pc.if_else(pc.is_null(text), NULL_CODE, codes), dtype=np.int64)
+        # A value's place is its code. Null is found at the first of the two nulls, and nothing at the second.
+        places = pc.index_in(_as_text(column), value_set=pa.array([None, None, *self.values], pa.string()))
+        return np.asarray(pc.fill_null(places, UNSEEN_CODE), dtype=np.int64)
 
 
 def fit_category_table(name: str, column: pa.ChunkedArray) -> CategoryTable:

@@ -27,7 +27,7 @@ with warnings.catch_warnings():
     from mlflow.pyfunc import PythonModel
 
 FORMAT = 1
-NULL_CODE, UNSEEN_CODE, FIRST_CODE = 0, 1, 2
+NULL_CODE, UNSEEN_CODE = 0, 1
 BATCH_ROWS = 16_384  # bounds the memory of a prediction, whatever the number of rows
 
 
@@ -51,7 +51,10 @@ class ServedModel:
         self.label_kind: str = about["label_kind"]
         self.classes: tuple[Any, ...] = tuple(about["classes"])
         self.inputs = Inputs(tuple(about["inputs"]["numeric"]), tuple(about["inputs"]["categorical"]))
-        self.tables = {name: pa.array(about["categories"][name], pa.string()) for name in self.inputs.categorical}
+        # A value's place is its code. Null is found at the first of the two nulls, and nothing at the second.
+        self.tables = {
+            name: pa.array([None, None, *about["categories"][name]], pa.string()) for name in self.inputs.categorical
+        }
         refuse_pickle(folder / "program.pt2")
         self.program = torch.export.load(folder / "program.pt2").module()
         self._warm_up()
@@ -98,9 +101,8 @@ class ServedModel:
         """Category codes (B, categorical): null, a value that was not fitted on, or its place in the table."""
         codes = np.empty((table.num_rows, len(self.inputs.categorical)), dtype=np.int64)
         for place, name in enumerate(self.inputs.categorical):
-            text = pc.cast(table[name], pa.string())
-            known = pc.add(pc.cast(pc.index_in(text, value_set=self.tables[name]), pa.int64()), FIRST_CODE)
-            codes[:, place] = pc.if_else(pc.is_null(text), NULL_CODE, pc.fill_null(known, UNSEEN_CODE)).to_numpy()
+            places = pc.index_in(pc.cast(table[name], pa.string()), value_set=self.tables[name])
+            codes[:, place] = pc.fill_null(places, UNSEEN_CODE).to_numpy()
         return codes
 
 
