@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CODE = Path(__file__).parent / "core"
 # The modules that a fit is made by: when one of them changes, so does what is fitted.
-FIT_MODULES = ("train", "networks", "network_inputs", "heads", "lit_module", "batches", "preprocessing")
+FIT_MODULES = ("train", "networks", "ensemble", "network_inputs", "heads", "lit_module", "batches", "preprocessing")
 MADE_BY = ("tables", "features", "label", "split", "model")  # and the sections of the recipe that do
 
 

@@ -1,7 +1,9 @@
 """What a network is given: numbers, their embeddings and the categories' embeddings, as one vector; and dropout."""
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, cast
 
 import torch
@@ -11,6 +13,19 @@ from torch import Tensor, nn
 from tasks.core.errors import FitError
 
 NumericEmbedding = Literal["none", "periodic", "piecewise_linear"]
+
+
+_drawing = threading.local()  # `generator`: what this thread draws from, where it is not torch's own
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """What this thread drops in here follows from the seed."""
+    _drawing.generator = torch.Generator().manual_seed(seed)
+    try:
+        yield
+    finally:
+        _drawing.generator = None
 
 
 class Dropout(nn.Module):
@@ -32,7 +47,8 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
         dropped = min(round(self.p * 256), 255)
-        bits = torch.empty((x.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        bits = torch.empty((x.numel() + 7) // 8, dtype=torch.int64)
+        bits.random_(-(2**63), None, generator=getattr(_drawing, "generator", None))
         kept = bits.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * kept.to(x.dtype).mul_(256 / (256 - dropped))
 

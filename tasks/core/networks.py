@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tasks.core.ensemble import Ensemble
 from tasks.core.errors import FitError
 from tasks.core.network_inputs import Dropout, NumericEmbedding, TabularInputs
 
@@ -156,22 +157,6 @@ class TabM(TabularNetwork):
         for layer, before, after, bias in zip(self.layers, self.before, self.after, self.bias, strict=True):
             x = self.dropout(F.relu(layer(x * before) * after + bias))
         return torch.einsum("bki,kio->bko", x, self.out_weight) + self.out_bias
-
-
-class Ensemble(nn.Module):
-    """Networks that share nothing but their batches, side by side: (B, K, outputs)."""
-
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def prepare(self, numeric: Tensor) -> None:
-        for member in self.members:
-            if callable(prepare := getattr(member, "prepare", None)):
-                prepare(numeric)
-
-    def forward(self, numeric: Tensor, categorical: Tensor) -> Tensor:
-        return torch.stack([member(numeric, categorical) for member in self.members], dim=1)
 
 
 NETWORKS: dict[str, type[nn.Module]] = {"mlp": Mlp, "resnet": ResNet, "tabm": TabM}

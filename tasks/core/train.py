@@ -15,6 +15,7 @@ from torch import nn
 from tasks.core.arrow_files import MappedRows, map_released
 from tasks.core.batches import ArrowRows, Encoder, Rows, TensorRows, TrainingBatches, ValidationBatches
 from tasks.core.checkpoints import AtomicCheckpointIO, Progress, find_checkpoint
+from tasks.core.ensemble import side_by_side
 from tasks.core.errors import FitError
 from tasks.core.export import ServedNetwork, export_model, read_encoder
 from tasks.core.fit_output import add_note, read_metrics
@@ -55,7 +56,8 @@ def train(spec: FitSpec, accumulate: int, checkpoint_seconds: float) -> FitResul
     if data.validation is not None:
         # Where memory is short, a validation asks for less of it at once too.
         validation = ValidationBatches(data.validation, -(-VALIDATION_BATCH_ROWS // accumulate), rank, world_size)
-    trainer.fit(module, batches, validation, ckpt_path=resume_from(spec, rank), weights_only=True)
+    with side_by_side(module.network, torch.get_num_threads() if accelerator == "cpu" and world_size == 1 else 1):
+        trainer.fit(module, batches, validation, ckpt_path=resume_from(spec, rank), weights_only=True)
     return write_result(spec, data, module, trainer, progress) if trainer.is_global_zero else None
 
 
