@@ -268,6 +268,7 @@ class Plain:
         import torch
 
         from tasks.core.batches import Encoder, TensorRows
+        from tasks.core.ensemble import side_by_side
         from tasks.core.heads import Head
         from tasks.core.networks import build_network
         from tasks.core.preprocessing import (
@@ -301,33 +302,34 @@ class Plain:
         epoch_steps = len(fitted) // batch
         optimizer, scheduler = self.optimizer(network, max(steps or 0, model.max_epochs * epoch_steps))
         best, done, epoch = math.inf, 0, 0
-        while epoch < model.max_epochs if steps is None else done < steps:
-            order = fitted.order(seed, epoch)
-            network.train()
-            for number in range(epoch_steps):
-                place = np.random.SeedSequence([seed, epoch * epoch_steps + number, 0])
-                one = int(place.generate_state(1, np.uint32)[0])
-                torch.manual_seed(one)
-                random.seed(one)
-                numeric, categorical, target = fitted.take(order[number * batch : (number + 1) * batch])
-                hidden = torch.rand_like(categorical, dtype=torch.float32) < UNSEEN_FRACTION
-                categorical = categorical.masked_fill(hidden & (categorical != NULL_CODE), UNSEEN_CODE)
-                loss = head.loss(network(numeric, categorical), target).sum() / batch
-                optimizer.zero_grad()
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(network.parameters(), model.gradient_clip)
-                assert torch.isfinite(norm)
-                optimizer.step()
-                scheduler.step()
-                done += 1
-                if done == steps:
-                    break
-            epoch += 1
-            if validation is not None:
-                found = head.metrics(made.scores(validation), validation.target)["loss"]
-                if found < best:
-                    best = found
-                    made.keep(done)
+        with side_by_side(network, torch.get_num_threads()):
+            while epoch < model.max_epochs if steps is None else done < steps:
+                order = fitted.order(seed, epoch)
+                network.train()
+                for number in range(epoch_steps):
+                    place = np.random.SeedSequence([seed, epoch * epoch_steps + number, 0])
+                    one = int(place.generate_state(1, np.uint32)[0])
+                    torch.manual_seed(one)
+                    random.seed(one)
+                    numeric, categorical, target = fitted.take(order[number * batch : (number + 1) * batch])
+                    hidden = torch.rand_like(categorical, dtype=torch.float32) < UNSEEN_FRACTION
+                    categorical = categorical.masked_fill(hidden & (categorical != NULL_CODE), UNSEEN_CODE)
+                    loss = head.loss(network(numeric, categorical), target).sum() / batch
+                    optimizer.zero_grad()
+                    loss.backward()
+                    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), model.gradient_clip)
+                    assert torch.isfinite(norm)
+                    optimizer.step()
+                    scheduler.step()
+                    done += 1
+                    if done == steps:
+                        break
+                epoch += 1
+                if validation is not None:
+                    found = head.metrics(made.scores(validation), validation.target)["loss"]
+                    if found < best:
+                        best = found
+                        made.keep(done)
         if steps:
             made.keep(done)
         made.restore()
