@@ -14,7 +14,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -59,19 +59,18 @@ def starting() -> Iterator[None]:
     deadline = time.monotonic() + seconds
     server = _begin(port := _free_port())
     yield
-    for _ in range(ATTEMPTS):
-        while server.exitcode is None and not _answers(port) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if server.exitcode != PORT_TAKEN:
-            break
-        server = _begin(port := _free_port())
-    if not _answers(port):
+    others = ATTEMPTS - 1
+    while not _answers(port):
         ended = server.exitcode
-        raise PerennialError(
-            "Prefect's temporary server did not come up",
-            got=f"no answer in {seconds} s" if ended is None else f"exit code {ended}",
-            fix="read what it said above, or name a running server in PREFECT_API_URL",
-        )
+        if ended == PORT_TAKEN and others:
+            server, others = _begin(port := _free_port()), others - 1
+        elif ended is not None or time.monotonic() > deadline:
+            raise PerennialError(
+                "Prefect's temporary server did not come up",
+                got=f"no answer in {seconds} s" if ended is None else f"exit code {ended}",
+                fix="read what it said above, or name a running server in PREFECT_API_URL",
+            )
+        time.sleep(0.05)
     _tell_prefect(f"http://127.0.0.1:{port}/api")
 
 
@@ -102,8 +101,7 @@ def _serve(port: int) -> None:
     refresh_global_settings_context()
     import uvicorn
 
-    with suppress(KeyboardInterrupt):
-        uvicorn.run(APPLICATION, factory=True, host="127.0.0.1", port=port, log_level="error", lifespan="on")
+    uvicorn.run(APPLICATION, factory=True, host="127.0.0.1", port=port, log_level="error", lifespan="on")
 
 
 def _stop(server: BaseProcess) -> None:
