@@ -53,8 +53,9 @@ class Ensemble(nn.Module):
 def side_by_side(network: nn.Module, threads: int) -> Iterator[None]:
     """Let an ensemble's members learn at once, on so many threads in all; any other network has them for itself.
 
-    Two threads that share each operation of one small network wait for each other after each: a step of two ResNets of
-    width 96 takes 19.5 ms that way and 30 ms of CPU, and side by side 15 and 25.
+    Two threads that share each operation of one small network wait for each other after each. `python -m
+    tests.benchmarks spins`: a step of two ResNets of width 96 takes 18.7 ms that way, and side by side 14.3; while
+    something else keeps one of two cores busy, 46.7 and 27.5.
     """
     if threads < 2 or not isinstance(network, Ensemble) or not network.is_ours:
         yield
